@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: config_files
 short_description: Everything a role puts on disk, in one call
 description:
-  - Ensures system users, directories, files, links and absences together. One call instead of one task per file, because a task
-    costs more than all the work in it.
+  - Ensures system users, directories, files, links and absences together. One call instead of one task per file,
+    because a task costs more than all the work in it.
   - All contents are staged and validated before the first one is put in place, so that a bad one changes nothing.
   - Each file is replaced by a rename, never written in place.
 options:
@@ -19,7 +19,11 @@ options:
     suboptions:
       name: {description: User name., type: str, required: true}
       group: {description: Primary group; made when missing. The user's name by default., type: str}
-      groups: {description: Supplementary groups to be in; made when missing; others are left., type: list, elements: str, default: []}
+      groups:
+        description: Supplementary groups to be in; made when missing; others are left.
+        type: list
+        elements: str
+        default: []
       home: {description: Home directory (not made by this option)., type: str, default: /nonexistent}
       shell: {description: Login shell., type: str, default: /usr/sbin/nologin}
       system: {description: Take the id from the system range., type: bool, default: true}
@@ -183,13 +187,14 @@ class Files:
         path, want = item["path"], Attributes(item["owner"], item["group"], parse_mode(item["mode"], item["path"]))
         have = read_current(path)
         if have.kind == "link" and os.path.isdir(path):
-            raise FilesError(f"{path}: is a link to {have.target}, a directory is wanted. Remove the link, or name its target.")
+            raise FilesError(f"{path}: is a link to {have.target}, a directory is wanted. Remove the link.")
         if have.kind not in ("absent", "directory"):
             raise FilesError(f"{path}: is a {have.kind}, a directory is wanted. Move it away and run again.")
         reasons = ["missing"] if have.kind == "absent" else attribute_reasons(have, want)
         if not reasons:
             return
-        self.note(path, ", ".join(reasons), "" if have.kind == "absent" else have.attributes.text() + "\n", want.text() + "\n")
+        before = "" if have.kind == "absent" else have.attributes.text() + "\n"
+        self.note(path, ", ".join(reasons), before, want.text() + "\n")
         if self.check:
             return
         self.parents(path)
@@ -244,7 +249,7 @@ class Files:
             code, out, err = self.module.run_command([word.replace("%s", staged) for word in words])
             if code != 0:
                 lines = (err.strip() or out.strip()).replace(staged, item["path"])
-                raise FilesError(f"{item['path']}: the new content fails `{item['validate']}`, nothing was changed: {lines}")
+                raise FilesError(f"{item['path']}: `{item['validate']}` refuses the new content, kept the old: {lines}")
         finally:
             shutil.rmtree(folder)
 
@@ -355,7 +360,8 @@ def main():
     try:
         files.apply(module.params)
     except (FilesError, OSError) as error:
-        module.fail_json(msg=str(error), changed=bool(files.changed) and not module.check_mode, changed_paths=files.changed)
+        changed = bool(files.changed) and not module.check_mode
+        module.fail_json(msg=str(error), changed=changed, changed_paths=files.changed)
     module.exit_json(changed=bool(files.changed), changed_paths=files.changed, diff=files.diff)
 
 

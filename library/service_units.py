@@ -7,8 +7,9 @@ module: service_units
 short_description: All systemd units of a role, in one call
 description:
   - Enables, starts, stops, masks, restarts and reloads units and waits until they answer.
-  - A restart or reload is decided from state (a file that is newer than the process that read it), not from what changed in this run. So a
-    run that was interrupted after writing a file is finished by the next one; handlers cannot do that.
+  - A restart or reload is decided from state (a file that is newer than the process that read it), not from what
+    changed in this run. So a run that was interrupted after writing a file is finished by the next one; handlers
+    cannot do that.
 options:
   units:
     description: The units, treated in this order.
@@ -20,7 +21,11 @@ options:
       state: {description: Whether it runs., type: str, choices: [started, stopped], default: started}
       enabled: {description: Whether it starts at boot; left alone where not given., type: bool}
       masked: {description: Stop it and make it impossible to start., type: bool, default: false}
-      restart_on: {description: Paths the process reads at start only. The unit file and its drop-ins count by themselves., type: list, elements: path, default: []}
+      restart_on:
+        description: Paths the process reads at start only. The unit file and its drop-ins count by themselves.
+        type: list
+        elements: path
+        default: []
       reload_on: {description: Paths the process reads on reload., type: list, elements: path, default: []}
       wait_for:
         description: What must answer after every run, changed or not.
@@ -79,13 +84,14 @@ class Units:
         return self.module.run_command(["systemctl", *words])
 
     def show(self, name):
-        code, out, err = self.systemctl("show", "--timestamp=unix", "--property=" + ",".join(SHOW_PROPERTIES), name)
+        code, out, err = self.systemctl("show", "--property=" + ",".join(SHOW_PROPERTIES), name)
         if code != 0:
             raise UnitError(f"{name}: systemctl show failed with {code}: {err.strip()}")
-        return parse_show(out)
+        return parse_show(out, boot=time.time() - time.monotonic())
 
     def journal(self, name):
-        out = self.module.run_command(["journalctl", "--unit", name, "--lines", "20", "--no-pager", "--output", "cat"])[1]
+        command = ["journalctl", "--unit", name, "--lines", "20", "--no-pager", "--output", "cat"]
+        out = self.module.run_command(command)[1]
         return out.strip() or "(the journal has nothing)"
 
     def fail(self, name, what):
@@ -105,10 +111,10 @@ class Units:
         if have.needs_daemon_reload or (have.load_state == "not-found" and not self.module.check_mode):
             self.daemon_reload()
             have = self.show(name)
-        want = Want(name, item["state"], item["enabled"], item["masked"], tuple(item["restart_on"]), tuple(item["reload_on"]))
+        files = tuple(item["restart_on"]), tuple(item["reload_on"])
+        want = Want(name, item["state"], item["enabled"], item["masked"], *files)
         stamp = os.path.join(STAMPS, name)
         times = {path: changed_at(path) for path in [*have.files, *want.restart_on, *want.reload_on]}
-        # systemd's time is in whole seconds: what was written in the start's own second was there before it.
         applied = max(have.started, changed_at(stamp))
         try:
             actions = decide(want, have, applied, times)

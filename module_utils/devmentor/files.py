@@ -60,15 +60,16 @@ def read_current(path: str, with_content: bool = True) -> Current:
         info = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return Current("absent")
-    attributes = Attributes(_name(pwd.getpwuid, info.st_uid), _name(grp.getgrgid, info.st_gid), stat.S_IMODE(info.st_mode))
+    owner, group = _name(pwd.getpwuid, info.st_uid), _name(grp.getgrgid, info.st_gid)
+    attributes = Attributes(owner, group, stat.S_IMODE(info.st_mode))
     if stat.S_ISLNK(info.st_mode):
-        return Current("link", attributes, target=os.readlink(path))  # noqa: PTH115
+        return Current("link", attributes, target=os.readlink(path))
     if stat.S_ISDIR(info.st_mode):
         return Current("directory", attributes)
     if stat.S_ISREG(info.st_mode):
         content = None
         if with_content:
-            with open(path, "rb") as handle:  # noqa: PTH123
+            with open(path, "rb") as handle:
                 content = handle.read()
         return Current("file", attributes, content)
     return Current("other", attributes)
@@ -102,8 +103,8 @@ def digest(content: bytes) -> str:
 def missing_parents(path: str) -> list[str]:
     """The parent directories of `path` that do not exist, outermost first."""
     missing: list[str] = []
-    parent = os.path.dirname(path)  # noqa: PTH120
-    while parent and not os.path.isdir(parent):  # noqa: PTH112
+    parent = os.path.dirname(path)
+    while parent and not os.path.isdir(parent):
         missing.append(parent)
-        parent = os.path.dirname(parent)  # noqa: PTH120
+        parent = os.path.dirname(parent)
     return missing[::-1]

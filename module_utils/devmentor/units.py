@@ -19,7 +19,8 @@ class UnitState:
     """A unit as systemd reports it (`systemctl show`).
 
     active_state and unit_file_state are systemd's own words. started is the wall-clock time in seconds at which the
-    unit became active (0.0 where it is not). files are the unit file and its drop-ins.
+    unit began to start (0.0 where it never did), so what was written later was not read. files are the unit file and
+    its drop-ins.
     """
 
     load_state: str
@@ -34,23 +35,28 @@ SHOW_PROPERTIES = (
     "LoadState",
     "ActiveState",
     "UnitFileState",
-    "ActiveEnterTimestamp",
+    "InactiveExitTimestampMonotonic",
     "NeedDaemonReload",
     "FragmentPath",
     "DropInPaths",
 )
 
 
-def parse_show(text: str) -> UnitState:
-    """UnitState from `systemctl show --timestamp=unix --property=...` (microseconds where given as us, else seconds)."""
+def parse_show(text: str, boot: float) -> UnitState:
+    """UnitState from `systemctl show --property=...`.
+
+    `boot` is the wall-clock time in seconds at which the monotonic clock was 0. systemd's wall-clock times are whole
+    seconds, which cannot tell a file written just before a start from one written just after it; its monotonic ones are
+    microseconds.
+    """
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    stamp = values.get("ActiveEnterTimestamp", "").lstrip("@")
+    since = int(values.get("InactiveExitTimestampMonotonic") or 0)
     files = tuple(part for part in [values.get("FragmentPath", ""), *values.get("DropInPaths", "").split()] if part)
     return UnitState(
         load_state=values.get("LoadState", "unknown"),
         active_state=values.get("ActiveState", "unknown"),
         unit_file_state=values.get("UnitFileState", ""),
-        started=float(stamp) if stamp else 0.0,
+        started=boot + since / 1e6 if since else 0.0,
         needs_daemon_reload=values.get("NeedDaemonReload") == "yes",
         files=files,
     )
@@ -73,7 +79,7 @@ def changed_at(path: str) -> float:
 
 
 def newer(paths: list[str], since: float, times: dict[str, float]) -> list[str]:
-    """Those of `paths` that changed in or after the second `since` (systemd gives whole seconds, so a tie counts once)."""
+    """Those of `paths` that changed after `since` (seconds)."""
     return [path for path in paths if times.get(path, 0.0) > since]
 
 
