@@ -1,0 +1,84 @@
+# Everything an operator or developer runs. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+INVENTORY ?= inventories/lab
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PYTHONUNBUFFERED := 1
+# Made by `make secrets`, once per checkout; every playbook run reads it.
+vault = ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password
+play = $(vault) ansible-playbook -i $(INVENTORY)
+
+.PHONY: help venv lab lab-up lab-down lab-status site verify preflight secrets models ask \
+	lint unit syntax molecule molecule-short integration test docs bench-deploy chaos-site clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv:
+	@tools/bootstrap.sh
+
+lab: venv ## four real systemd hosts, the whole platform on them, a question asked and answered
+	@python -m tools.lab_run --inventory $(INVENTORY)
+
+lab-up: venv ## only the hosts
+	@python -m lab --inventory $(INVENTORY) up
+
+lab-down: venv ## removes the lab's hosts, networks, mounts and processes
+	@python -m lab --inventory $(INVENTORY) down
+
+lab-status: venv ## the lab's hosts
+	@python -m lab --inventory $(INVENTORY) status
+
+secrets: venv ## generates the missing secrets of INVENTORY (never overwrites one)
+	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
+
+models: venv ## makes the lab's model files
+	@python -m tools.models
+
+preflight: venv ## checks inventory, variables and hosts; changes nothing
+	@$(play) playbooks/preflight.yml $(ARGS)
+
+site: venv ## deploys INVENTORY; ARGS="--check --diff", "--limit lab3", "--tags qdrant"
+	@$(play) playbooks/site.yml $(ARGS)
+
+verify: venv ## asks every tier for real work and prints a table
+	@$(play) playbooks/verify.yml $(ARGS)
+
+ask: venv ## asks the platform: make ask Q="..."
+	@$(vault) python -m tools.ask --inventory $(INVENTORY) $(if $(Q),--question "$(Q)")
+
+lint: venv ## ansible-lint (production), yamllint, ruff, mypy, shellcheck, generated docs
+	@tools/lint.sh
+
+unit: venv ## fast tests, no hosts
+	@pytest tests/unit
+
+syntax: venv ## syntax of every playbook against both inventories
+	@tools/syntax.sh
+
+molecule: venv ## every role's scenario on real hosts
+	@tools/molecule.sh
+
+molecule-short: venv ## the scenarios that fit CI
+	@tools/molecule.sh $(MOLECULE_SHORT)
+
+integration: venv ## the lab, the site, verify, second run, bad input, interruptions; takes the lab down
+	@pytest tests/integration
+
+test: lint unit syntax molecule-short integration ## everything CI runs
+
+docs: venv ## generated tables in docs/ and the roles' READMEs
+	@python -m tools.docs
+
+bench-deploy: venv ## deployment times beside the floor, writes docs/bench/deploy.json
+	@pytest -s tests/integration/test_lab_platform.py -k deploy
+
+chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then converging
+	@pytest -s tests/chaos/test_site_interrupted.py
+
+clean: lab-down ## the lab and everything generated in this checkout but secrets
+	@rm -rf .cache
