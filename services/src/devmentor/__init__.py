@@ -1,0 +1,1 @@
+"""The DevMentor platform's own services, one distribution."""

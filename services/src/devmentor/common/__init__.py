@@ -1,0 +1,1 @@
+"""What every DevMentor service shares: settings, logs, errors, keys, TLS, health, metrics and the server runner."""
