@@ -1,0 +1,70 @@
+"""site.yml killed at random moments on fresh hosts and run again: it converges, and nothing is left half done.
+
+ROUNDS (10) and SEED come from the environment; the seed is printed, so that a failure can be replayed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import INVENTORY
+from tools.lab_run import prepare
+from tools.runs import ROOT, lab, playbook
+
+pytestmark = pytest.mark.lab
+
+ROUNDS = int(os.environ.get("ROUNDS", "10"))
+SEED = int(os.environ.get("SEED", str(random.randrange(10**6))))
+# The moments are drawn over the length of a deployment on prebaked hosts.
+SPAN = float(os.environ.get("SPAN", "300"))
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Path:
+    lab(INVENTORY, "down").require()
+    lab(INVENTORY, "up", "--layer", "baked", show=True).require()
+    prepare(INVENTORY)
+    yield INVENTORY
+    lab(INVENTORY, "down").require()
+
+
+def interrupted(inventory: Path, seconds: float) -> str:
+    """Kills a site run without warning after so many seconds. Returns the last task it had begun."""
+    environment = {
+        **os.environ,
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "ANSIBLE_VAULT_PASSWORD_FILE": str((inventory / ".vault-password").resolve()),
+    }
+    process = subprocess.Popen(
+        ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml"],
+        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output = process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate()[0]
+    tasks = [line for line in output.splitlines() if line.startswith("TASK [")]
+    return tasks[-1] if tasks else "(no task yet)"
+
+
+def test_interrupted_runs_converge(fresh: Path) -> None:
+    chance = random.Random(SEED)
+    print(f"\nSEED={SEED} ROUNDS={ROUNDS}")
+    for number in range(1, ROUNDS + 1):
+        moment = chance.uniform(5, SPAN)
+        began = time.monotonic()
+        print(f"  round {number}: killed after {moment:.0f} s in {interrupted(fresh, moment)}", flush=True)
+        assert time.monotonic() - began < SPAN + 60
+    playbook("site", fresh).require()
+    again = playbook("site", fresh).require()
+    assert again.changed() == {}
+    playbook("verify", fresh, show=True).require()
