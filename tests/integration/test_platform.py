@@ -1,7 +1,6 @@
 """The whole platform on bare hosts, in the order an operator meets it.
 
-The tests build on each other (a deployment takes minutes): the first one that fails makes the later ones meaningless, so
-each needs `deployed` and fails with its reason.
+The tests build on each other (a deployment takes minutes), so each needs `deployed` and fails with its reason.
 """
 
 from __future__ import annotations
@@ -68,8 +67,9 @@ def trace(inventory: Path, request_id: str) -> dict[str, object]:
     tls = "/etc/devmentor/tls"
     for host in instances:
         # The key goes in on standard input: an argument would be in the host's process list.
+        command = ["python", "-m", "lab", "--inventory", str(inventory), "exec", host]
         answer = subprocess.run(
-            ["python", "-m", "lab", "--inventory", str(inventory), "exec", host, "--", "curl", "--silent", "--config", "-"],
+            [*command, "--", "curl", "--silent", "--config", "-"],
             input=f'url = "https://{host}:8080/v1/traces/{request_id}"\nheader = "Authorization: Bearer {key}"\n'
             f'cacert = "{tls}/ca.crt"\ncert = "{tls}/host.crt"\nkey = "{tls}/host.key"\n',
             capture_output=True, text=True, timeout=30, check=True,
