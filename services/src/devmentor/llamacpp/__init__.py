@@ -1,0 +1,1 @@
+"""llama.cpp's own OpenAI-compatible server as a systemd service: settings, readiness, watchdog, drain."""
