@@ -298,8 +298,8 @@ class Fetcher:
     """Puts artefacts into the cache below `cache_dir`; relative `file:` sources are relative to it."""
 
     def __init__(self, cache_dir: Path, progress: Progress = no_progress, python: str = sys.executable) -> None:
-        self._cache = cache_dir
-        self._root = cache_dir / "artifacts"
+        self._cache = cache_dir.resolve()
+        self._root = self._cache / "artifacts"
         self._progress = progress
         self._python = python
 

@@ -1,0 +1,215 @@
+"""The wheelhouse: what the services are installed from on hosts without a package index.
+
+Two archives, because one of them hardly ever changes:
+
+- `deps-<digest>.tar`: the wheels of services/requirements.lock and the installer (uv), downloaded by their hashes;
+- `release-<id>.tar`: the wheel of services/ itself, the requirements with all hashes, and `release.json`.
+
+The id is the version and a digest over the sources and the locks, so that the same tree gives the same id on any
+machine, and a change of one line gives another. Archives are reproducible and put in place by a rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .artifacts import ArtifactError, locked, run_client, sha256_of
+
+FORMAT = 1
+PYTHON = "3.13"
+# pip does not take a newer manylinux for an older one: every level up to the lock's is named.
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)] + [
+    f"manylinux{name}_x86_64" for name in ("2014", "2010", "1")
+]
+SOURCE_DATE_EPOCH = 1577836800  # 2020-01-01; zip knows nothing before 1980
+_VERSION_LINE = re.compile(r'^version = "(?P<version>[0-9][0-9A-Za-z.]*)"$', re.MULTILINE)
+_RELEASE_ID = re.compile(r"[0-9][0-9A-Za-z.]*-[0-9a-f]{12}\Z")
+
+Notice = Callable[[str], None]
+
+
+class WheelhouseError(Exception):
+    """A wheelhouse that cannot be built; the message says what, why and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """A release of the services and the two archives it is installed from, on the control node."""
+
+    id: str
+    version: str
+    python: str
+    deps: str
+    directory: Path
+
+    @property
+    def archives(self) -> list[Path]:
+        """Both archives; a host needs `deps` only where it has not got it yet."""
+        return [self.directory / f"{self.deps}.tar", self.directory / f"release-{self.id}.tar"]
+
+
+def _source_files(services: Path) -> list[Path]:
+    files = [
+        path
+        for path in sorted((services / "src").rglob("*"))
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and not any(part.endswith(".egg-info") for part in path.parts)
+    ]
+    return [services / "pyproject.toml", services / "installer.lock", services / "requirements.lock", *files]
+
+
+def _digest(paths: list[Path], base: Path) -> str:
+    digest = hashlib.sha256(f"format {FORMAT} python {PYTHON}\n".encode())
+    for path in paths:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(base)}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def describe(services: Path, directory: Path) -> Release:
+    """The release that this source tree gives. Reads files only."""
+    project = services / "pyproject.toml"
+    try:
+        version = str(tomllib.loads(project.read_text())["project"]["version"])
+        digest = _digest(_source_files(services), services)
+        deps = _digest([services / "installer.lock", services / "requirements.lock"], services)
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise WheelhouseError(f"{services} is not the services' source tree: {error}.") from error
+    return Release(f"{version}-{digest}", version, PYTHON, f"deps-{deps}", directory)
+
+
+def find(release_id: str, directory: Path) -> Release:
+    """A release built earlier, by its id. Raises WheelhouseError with the ids there are."""
+    if not _RELEASE_ID.match(release_id):
+        raise WheelhouseError(f"{release_id!r} is not a release id; one looks like 0.1.0-0123456789ab.")
+    try:
+        with tarfile.open(directory / f"release-{release_id}.tar") as bundle:
+            member = bundle.extractfile("release.json")
+            described = json.load(member) if member else {}
+        return Release(release_id, described["version"], described["python"], described["deps"], directory)
+    except FileNotFoundError as error:
+        known = sorted(path.name[len("release-") : -len(".tar")] for path in directory.glob("release-*.tar"))
+        raise WheelhouseError(
+            f"release {release_id} is not in {directory}. There are: {', '.join(known) or 'none'}. "
+            "Check out its source and run again, or choose one of these."
+        ) from error
+
+
+def built(release: Release) -> bool:
+    """Whether both archives are there."""
+    return all(path.is_file() for path in release.archives)
+
+
+def build(services: Path, directory: Path, notice: Notice = lambda text: None) -> tuple[Release, bool]:
+    """Have the release of this tree in `directory`. Returns it and whether something had to be built."""
+    release = describe(services, directory)
+    if built(release):
+        return release, False
+    deps, own = release.archives
+    with locked(directory / ".lock"):
+        if not deps.is_file():
+            notice(f"downloading the wheels of {services.name}/requirements.lock (about 90 MB)")
+            with _staging(directory) as staging:
+                _download(services, staging)
+                _pack(staging, deps)
+        if not own.is_file():
+            notice(f"building release {release.id}")
+            with _staging(directory) as staging:
+                _build_own(services, release, staging)
+                _pack(staging, own)
+    return release, True
+
+
+@contextlib.contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=directory) as folder:
+        yield Path(folder).resolve()
+
+
+def _download(services: Path, staging: Path) -> None:
+    options = ["--quiet", "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp"]
+    options += [f"--python-version={PYTHON}", *(f"--platform={name}" for name in PLATFORMS)]
+    for lock in ("installer.lock", "requirements.lock"):
+        options += ["-r", str((services / lock).resolve())]
+    try:
+        run_client([sys.executable, "-m", "pip", "download", *options, "-d", str(staging)], staging)
+    except ArtifactError as error:
+        raise WheelhouseError(
+            f"the wheels of {services / 'requirements.lock'} could not be downloaded: {error} "
+            "Remedy: check that pip on the control node reaches its index and that the lock's versions are still there."
+        ) from error
+
+
+def _build_own(services: Path, release: Release, staging: Path) -> None:
+    """Our own wheel, byte for byte the same for the same sources: fixed times, modes and version."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "services"
+        for path in _source_files(services):
+            copy = tree / path.relative_to(services)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            copy.chmod(0o644)
+        if describe(tree, release.directory).id != release.id:
+            raise WheelhouseError(f"{services} was edited while its release {release.id} was being built. Run again.")
+        # The local version makes the release visible to importlib.metadata and keeps uv's cache from mixing two.
+        project = (tree / "pyproject.toml").read_text()
+        local = f'version = "{release.version}+{release.id.rpartition("-")[2]}"'
+        (tree / "pyproject.toml").write_text(_VERSION_LINE.sub(local, project, count=1))
+        out = Path(folder) / "out"
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+        environment = os.environ | {"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "PYTHONHASHSEED": "0"}
+        done = subprocess.run(
+            [*command, "-w", str(out), str(tree)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            umask=0o022,
+            check=False,
+        )
+        wheels = list(out.glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            end = " ".join((done.stderr + done.stdout).split("\n")[-12:])
+            raise WheelhouseError(f"the wheel of {services} could not be built: {end}")
+        shutil.move(wheels[0], staging / wheels[0].name)
+    wheel = staging / wheels[0].name
+    name, version = wheel.name.split("-")[:2]
+    requirements = (services / "requirements.lock").read_text()
+    (staging / "requirements.txt").write_text(
+        f"{requirements}{name}=={version} \\\n    --hash=sha256:{sha256_of(wheel)}\n"
+    )
+    described = {"id": release.id, "version": release.version, "python": release.python, "deps": release.deps}
+    (staging / "release.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def _pack(folder: Path, target: Path) -> None:
+    """A reproducible tar of a flat folder, put in place by a rename."""
+    with tempfile.NamedTemporaryFile(prefix=".packing-", dir=target.parent, delete=False) as out:
+        try:
+            with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as bundle:
+                for path in sorted(folder.iterdir()):
+                    entry = tarfile.TarInfo(path.name)
+                    entry.size, entry.mtime, entry.mode = path.stat().st_size, SOURCE_DATE_EPOCH, 0o644
+                    with path.open("rb") as stream:
+                        bundle.addfile(entry, stream)
+            out.flush()
+            os.fsync(out.fileno())
+        except BaseException:
+            Path(out.name).unlink(missing_ok=True)
+            raise
+    Path(out.name).chmod(0o644)
+    Path(out.name).replace(target)
