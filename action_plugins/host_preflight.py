@@ -1,0 +1,66 @@
+"""Part two of preflight on one host. A host that cannot be asked is a finding as well, so that all come out at once."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+from ansible.module_utils.devmentor import hostcheck  # noqa: E402
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs the module of the same name; the clock is compared here, where both readings are known."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        before = time.time()
+        try:
+            answer = self._execute_module(module_args=self._task.args["expect"], task_vars=variables)
+        except AnsibleConnectionFailure as error:
+            return {**result, "findings": [_unreachable(variables, str(error))]}
+        if answer.get("failed") or "findings" not in answer:
+            return {**result, "findings": [_cannot_run(answer)]}
+        clock = hostcheck.check_clock(answer["time"], before, time.time())
+        return {**result, **answer, "findings": answer["findings"] + [_as_dict(finding) for finding in clock]}
+
+
+def _unreachable(task_vars: dict[str, Any], reason: str) -> dict[str, str]:
+    address = task_vars.get("ansible_host") or task_vars.get("inventory_hostname")
+    last = [line.strip() for line in reason.splitlines() if line.strip()]
+    return _as_dict(
+        hostcheck.Finding(
+            "ansible_host",
+            f"{address} is not reachable by SSH ({last[-1].rstrip('.') if last else 'no reason given'})",
+            f"start the host or correct its address and SSH access, or leave it out with "
+            f"--limit 'all:!{task_vars.get('inventory_hostname')}'",
+        )
+    )
+
+
+def _cannot_run(answer: dict[str, Any]) -> dict[str, str]:
+    text = str(answer.get("module_stderr") or answer.get("module_stdout") or answer.get("msg") or "no output")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if answer.get("rc") == 127:
+        finding = hostcheck.Finding("python3", f"cannot be run ({lines[-1]})", "apt-get install python3 on the host")
+        return _as_dict(finding)
+    return _as_dict(
+        hostcheck.Finding(
+            "host_preflight",
+            f"did not run ({str(answer.get('msg') or '').rstrip('.')}: {lines[-1].rstrip('.')})",
+            "check the user, sudo rights and Python of the host",
+        )
+    )
+
+
+def _as_dict(finding: hostcheck.Finding) -> dict[str, str]:
+    return {"what": finding.what, "problem": finding.problem, "remedy": finding.remedy}

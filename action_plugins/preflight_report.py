@@ -1,0 +1,44 @@
+"""The end of preflight: all findings of all hosts in one message."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+from ansible.module_utils.devmentor import preflight  # noqa: E402
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Fails with one line per finding."""
+
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        answers: dict[str, dict[str, Any]] = self._task.args["answers"]
+        problems = [
+            preflight.Problem((host,), finding["what"], finding["problem"], finding["remedy"])
+            for host, answer in answers.items()
+            for finding in answer.get("findings", [_NOT_ASKED])
+        ]
+        if problems:
+            raise AnsibleActionFail(
+                f"{len(preflight.merge(problems))} problem(s) on the hosts, nothing was changed:\n"
+                + preflight.render(problems, list(answers))
+            )
+        return {**result, "changed": False, "msg": f"{len(answers)} hosts are ready"}
+
+
+_NOT_ASKED = {
+    "what": "preflight",
+    "problem": "the host gave no answer",
+    "remedy": "run with -vvv to see why",
+}
