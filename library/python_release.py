@@ -20,7 +20,7 @@ options:
   python: {description: The Python version its wheels are for., type: str, required: true}
   directory: {description: Where releases are., type: path, default: /opt/devmentor}
   keep: {description: Releases of the app to keep the running one included., type: int, default: 3}
-  compile_bytecode: {description: Compile at installation instead of at the first import., type: bool, default: true}
+  compile_bytecode: {description: Compile every module; else those loaded at the start., type: bool, default: false}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -58,7 +58,7 @@ def main():
             "python": {"type": "str", "required": True},
             "directory": {"type": "path", "default": "/opt/devmentor"},
             "keep": {"type": "int", "default": 3},
-            "compile_bytecode": {"type": "bool", "default": True},
+            "compile_bytecode": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

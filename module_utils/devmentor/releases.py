@@ -58,7 +58,7 @@ class Outcome:
 class Releases:
     """The releases below `root` (devmentor_release_dir)."""
 
-    def __init__(self, root: Path, compile_bytecode: bool = True) -> None:
+    def __init__(self, root: Path, compile_bytecode: bool = False) -> None:
         self._root = root
         self._store = root / ".store"
         self._compile = compile_bytecode
@@ -105,7 +105,8 @@ class Releases:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self._store.mkdir(parents=True, exist_ok=True)
+        (self._store / "cache").mkdir(parents=True, exist_ok=True)
+        (self._store / "cache").chmod(0o700)
         with (self._store / ".lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
@@ -156,6 +157,7 @@ class Releases:
             self._uv([*install, "-r", str(own / "requirements.txt")])
             self._uv([uv, "pip", "check", "--quiet", "--python", python])
             shutil.copyfile(own / "release.json", staging / "release.json")
+            (staging / ".lock").unlink(missing_ok=True)  # uv leaves it writable by everybody
         # On disk before it has its name: after a power cut a release is whole or not there.
         subprocess.run(["sync", "--file-system", str(staging)], check=True)
         staging.rename(self._store / wanted.id)
@@ -188,7 +190,11 @@ class Releases:
         _run(command, environment, f"{Path(command[0]).name} {' '.join(command[1:3])}")
 
     def _smoke(self, wanted: Wanted) -> None:
-        """Load the app's entry point with the release's own interpreter, before anything is switched to it."""
+        """Load the app's entry point with the release's own interpreter, before anything is switched to it.
+
+        Run as root, this also leaves the compiled form of every module the app loads at its start, which its own user
+        could not write.
+        """
         load = (
             "import importlib.metadata as m, sys; "
             "[e] = m.entry_points(group='console_scripts', name=sys.argv[1]); e.load()"
@@ -223,11 +229,12 @@ class Releases:
                 _remove(path)
                 removed.append(path.name)
         deps = {json.loads(path.read_text())["deps"] for path in self._store.glob("*/release.json")}
-        for path in (self._store / "wheels").iterdir():
-            if path.name not in deps:
-                _remove(path)
-                removed.append(path.name)
-                shutil.rmtree(self._store / "cache", ignore_errors=True)
+        stale = [path for path in (self._store / "wheels").iterdir() if path.name not in deps]
+        for path in stale:
+            _remove(path)
+            removed.append(path.name)
+        if stale:  # hard links: what releases still use stays on disk
+            shutil.rmtree(self._store / "cache", ignore_errors=True)
         return [f"remove {name}" for name in sorted(removed)]
 
 
@@ -277,5 +284,5 @@ def _run(command: list[str], environment: dict[str, str], what: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise ReleaseError(f"{what} did not finish in {INSTALL_TIMEOUT_S} s.") from error
     if done.returncode:
-        end = " ".join((done.stderr + done.stdout).split("\n")[-12:]).strip()
+        end = " ".join(line.strip() for line in (done.stdout + done.stderr).splitlines()[-4:])
         raise ReleaseError(f"{what} ended with {done.returncode}: {end}")

@@ -120,19 +120,33 @@ def build(services: Path, directory: Path, notice: Notice = lambda text: None) -
     release = describe(services, directory)
     if built(release):
         return release, False
-    deps, own = release.archives
-    with locked(directory / ".lock"):
+    with locked(directory / ".lock"), _snapshot(services) as tree:
+        release = describe(tree, directory)  # of what is built, whoever edits the tree meanwhile
+        deps, own = release.archives
         if not deps.is_file():
             notice(f"downloading the wheels of {services.name}/requirements.lock (about 90 MB)")
             with _staging(directory) as staging:
-                _download(services, staging)
+                _download(tree, staging)
                 _pack(staging, deps)
         if not own.is_file():
             notice(f"building release {release.id}")
             with _staging(directory) as staging:
-                _build_own(services, release, staging)
+                _build_own(tree, release, staging)
                 _pack(staging, own)
     return release, True
+
+
+@contextlib.contextmanager
+def _snapshot(services: Path) -> Iterator[Path]:
+    """A copy of the source files with fixed modes."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve() / "services"
+        for path in _source_files(services):
+            copy = tree / path.relative_to(services)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            copy.chmod(0o644)
+        yield tree
 
 
 @contextlib.contextmanager
@@ -150,45 +164,34 @@ def _download(services: Path, staging: Path) -> None:
         run_client([sys.executable, "-m", "pip", "download", *options, "-d", str(staging)], staging)
     except ArtifactError as error:
         raise WheelhouseError(
-            f"the wheels of {services / 'requirements.lock'} could not be downloaded: {error} "
+            f"the wheels of services/requirements.lock could not be downloaded: {error} "
             "Remedy: check that pip on the control node reaches its index and that the lock's versions are still there."
         ) from error
 
 
-def _build_own(services: Path, release: Release, staging: Path) -> None:
+def _build_own(tree: Path, release: Release, staging: Path) -> None:
     """Our own wheel, byte for byte the same for the same sources: fixed times, modes and version."""
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "services"
-        for path in _source_files(services):
-            copy = tree / path.relative_to(services)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            copy.chmod(0o644)
-        if describe(tree, release.directory).id != release.id:
-            raise WheelhouseError(f"{services} was edited while its release {release.id} was being built. Run again.")
-        # The local version makes the release visible to importlib.metadata and keeps uv's cache from mixing two.
-        project = (tree / "pyproject.toml").read_text()
-        local = f'version = "{release.version}+{release.id.rpartition("-")[2]}"'
-        (tree / "pyproject.toml").write_text(_VERSION_LINE.sub(local, project, count=1))
-        out = Path(folder) / "out"
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-        environment = os.environ | {"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "PYTHONHASHSEED": "0"}
-        done = subprocess.run(
-            [*command, "-w", str(out), str(tree)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            umask=0o022,
-            check=False,
-        )
-        wheels = list(out.glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            end = " ".join((done.stderr + done.stdout).split("\n")[-12:])
-            raise WheelhouseError(f"the wheel of {services} could not be built: {end}")
-        shutil.move(wheels[0], staging / wheels[0].name)
-    wheel = staging / wheels[0].name
+    # The local version makes the release visible to importlib.metadata and keeps uv's cache from mixing two.
+    project = (tree / "pyproject.toml").read_text()
+    local = f'version = "{release.version}+{release.id.rpartition("-")[2]}"'
+    (tree / "pyproject.toml").write_text(_VERSION_LINE.sub(local, project, count=1))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "PYTHONHASHSEED": "0"}
+    done = subprocess.run(
+        [*command, "-w", str(staging), str(tree)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        umask=0o022,
+        check=False,
+    )
+    wheels = list(staging.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        end = " ".join((done.stderr + done.stdout).splitlines()[-12:])
+        raise WheelhouseError(f"the wheel of release {release.id} could not be built: {end}")
+    wheel = wheels[0]
     name, version = wheel.name.split("-")[:2]
-    requirements = (services / "requirements.lock").read_text()
+    requirements = (tree / "requirements.lock").read_text()
     (staging / "requirements.txt").write_text(
         f"{requirements}{name}=={version} \\\n    --hash=sha256:{sha256_of(wheel)}\n"
     )
