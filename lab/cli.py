@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from lab import faults, machine
+from lab import disk, faults, floor, machine
+from lab.cache import prune
 from lab.errors import LabError
 from lab.inventory import LAYERS, SUITES, read_inventory
-from lab.lifecycle import Lab
+from lab.lifecycle import Lab, known_labs, remove_lab
 
 DEFAULT_INVENTORY = Path(__file__).resolve().parents[1] / "inventories" / "lab"
 QUIET_SECONDS = 2.0
@@ -49,9 +51,14 @@ class Terminal:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--inventory", type=Path, default=DEFAULT_INVENTORY, help="hosts.yml or its directory")
-    common.add_argument("--limit", help="hosts or groups, separated by commas")
+    parser.set_defaults(inventory=DEFAULT_INVENTORY, limit=None)
+    # Accepted before and after the verb; SUPPRESS keeps the verb's absent option from undoing the one before it.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for place in (parser, common):
+        place.add_argument(
+            "--inventory", type=Path, default=argparse.SUPPRESS, help="hosts.yml or its directory (inventories/lab)"
+        )
+        place.add_argument("--limit", default=argparse.SUPPRESS, help="hosts or groups, separated by commas")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -62,8 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--layer", choices=LAYERS, help="override lab_layer")
     choice.add_argument("--bare", action="store_const", const="bare", dest="layer", help="the same as --layer bare")
 
-    verb("down", "remove the lab (or the hosts of --limit) and everything it put on the machine")
-    verb("status", "list the hosts").add_argument("--json", action="store_true", help="for programs")
+    down = verb("down", "remove the lab (or the hosts of --limit) and everything it put on the machine")
+    down.add_argument("--lab", metavar="ID", help="a lab by its identity (see list), when its inventory is gone")
+    status = verb("status", "list the hosts and the cuts in force")
+    status.add_argument("--json", action="store_true", help="for programs")
 
     execute = verb("exec", "run a command inside a host, also while its network is cut")
     execute.add_argument("host")
@@ -90,8 +99,19 @@ def _parser() -> argparse.ArgumentParser:
     console.add_argument("host")
     console.add_argument("--lines", type=int, default=0, help="only the last lines")
 
+    fill = verb("fill", "make a directory's disk full (a bounded volume that outlives a power cut), or undo it")
+    fill.add_argument("host")
+    fill.add_argument("path", metavar="PATH")
+    fill.add_argument("--free-mib", type=float, default=0.0, help="what the disk can still take (0)")
+    fill.add_argument("--undo", action="store_true", help="lift the bound; what is in the volume stays")
+
+    floor = verb("floor", "install the platform's packages on bare hosts by plain shell and say how long it took")
+    floor.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+
     bake = verb("bake", "make the prebaked layer of a suite")
     bake.add_argument("--suite", choices=SUITES, default="trixie")
+    verb("list", "list every lab of this machine")
+    verb("prune", "remove cached root file systems and layers that no lab uses")
     verb("install-prerequisites", "install the Debian packages that the lab needs")
     return parser
 
@@ -112,6 +132,8 @@ def _status(lab: Lab, options: argparse.Namespace) -> int:
     for row in rows:
         memory = "" if row.memory_mib is None else f"{row.memory_mib} MiB"
         print(f"{row.name:<16}{row.state:<9}{row.address:<15}{row.suite:<10}{row.layer:<7}{memory}".rstrip())
+    for line in lab.cuts():
+        print(f"cut: {line}")
     return 0
 
 
@@ -155,6 +177,40 @@ def _cut(lab: Lab, options: argparse.Namespace) -> int:
     return 0
 
 
+def _fill(lab: Lab, options: argparse.Namespace) -> int:
+    host = lab.host(options.host)
+    if options.undo:
+        disk.unfill(host, options.path)
+        print(f"{host.name}:{options.path}  takes data again")
+    else:
+        used = disk.fill(host, options.path, options.free_mib)
+        print(f"{host.name}:{options.path}  {used / 2**20:.1f} MiB used, {options.free_mib:g} MiB free")
+    return 0
+
+
+def _floor(lab: Lab, options: argparse.Namespace) -> int:
+    result = floor.measure([host for host in lab.hosts(options.limit) if host.powered], lab.progress)
+    for name, figures in result.hosts.items():
+        print(f"{name:<16}{figures.seconds:.1f} s  {figures.installed} packages")
+    print(f"floor           {result.seconds:.1f} s")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    return 0
+
+
+def _list() -> int:
+    for identity, inventory in known_labs().items():
+        print(f"{identity}  {inventory}")
+    return 0
+
+
+def _prune() -> int:
+    for path in prune():
+        print(f"removed {path}")
+    return 0
+
+
 def _console(lab: Lab, options: argparse.Namespace) -> int:
     lines = lab.host(options.host).console.read_text(errors="replace").splitlines()
     print("\n".join(lines[-options.lines :]))
@@ -166,6 +222,13 @@ def _run(options: argparse.Namespace) -> int:
         print("installed: " + (" ".join(machine.install_prerequisites()) or "nothing was missing"))
         return 0
     machine.require_machine()
+    if options.verb == "list":
+        return _list()
+    if options.verb == "prune":
+        return _prune()
+    if options.verb == "down" and options.lab:
+        remove_lab(options.lab)
+        return 0
     lab = Lab(read_inventory(options.inventory), Terminal())
     if options.verb == "up":
         return _up(lab, options)
@@ -183,6 +246,10 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.verb == "console":
         return _console(lab, options)
+    if options.verb == "fill":
+        return _fill(lab, options)
+    if options.verb == "floor":
+        return _floor(lab, options)
     if options.verb == "bake":
         print(lab.layers(options.suite, "baked")[0])
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from lab.host import Host
@@ -36,12 +37,17 @@ def heal(names: Names) -> None:
         run(["nft", "flush", "set", "bridge", names.cut_table, which])
 
 
-def cuts(names: Names) -> dict[str, list[str] | list[tuple[str, str]]]:
-    """The cuts in force, by interface name: `alone`, `peerless`, and `pair` as (from, to)."""
+@dataclass(frozen=True)
+class Cuts:
+    """The cuts in force, by interface name; a pair is (from, to)."""
+
+    alone: list[str]
+    peerless: list[str]
+    pairs: list[tuple[str, str]]
+
+
+def cuts(names: Names) -> Cuts:
     listing = json.loads(run(["nft", "--json", "list", "table", "bridge", names.cut_table]))
-    found: dict[str, list[str] | list[tuple[str, str]]] = {}
-    for entry in listing["nftables"]:
-        if "set" in entry:
-            elements = entry["set"].get("elem", [])
-            found[entry["set"]["name"]] = [tuple(e["concat"]) if isinstance(e, dict) else e for e in elements]
-    return found
+    sets = {entry["set"]["name"]: entry["set"].get("elem", []) for entry in listing["nftables"] if "set" in entry}
+    pairs = [(element["concat"][0], element["concat"][1]) for element in sets["pair"]]
+    return Cuts(sets["alone"], sets["peerless"], pairs)

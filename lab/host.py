@@ -136,7 +136,7 @@ class Host:
         """Wait until sshd greets; returns the seconds since `since` (monotonic), or since the call."""
         began = time.monotonic() if since is None else since
         deadline = time.monotonic() + timeout
-        grace = time.monotonic() + 5
+        grace = time.monotonic() + 20
         while time.monotonic() < deadline:
             if self._greets():
                 return time.monotonic() - began
@@ -208,6 +208,8 @@ class Host:
 
     def enter_command(self, command: Sequence[str]) -> list[str]:
         """The command line that runs `command` in all namespaces of the host."""
+        if self.group.frozen:
+            raise HostStateError(f"{self.name} is frozen, so a command in it would hang", f"lab thaw {self.name}")
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         clean = ["env", "-i", "-C", "/root", path, "HOME=/root", "LANG=C.UTF-8", f"TERM={os.getenv('TERM', 'dumb')}"]
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]

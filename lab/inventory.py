@@ -51,7 +51,7 @@ class Inventory:
 
     @property
     def generated(self) -> Path:
-        return self.directory / "group_vars" / "all" / GENERATED
+        return inventory_variables(self.file)
 
     def select(self, limit: str | None) -> list[HostSpec]:
         """The hosts that `--limit` names (hosts or groups, separated by commas); all without one."""
@@ -103,6 +103,11 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InventoryError(f"{path} must hold a mapping, it holds a {type(data).__name__}")
     return data
+
+
+def inventory_variables(hosts_file: Path) -> Path:
+    """Where the lab writes what Ansible needs to know of it."""
+    return hosts_file.parent / "group_vars" / "all" / GENERATED
 
 
 def inventory_file(path: Path) -> Path:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
+import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 
-from lab import machine, mounts, network
+from lab import faults, machine, network
 from lab.bake import ensure_layer
-from lab.cgroups import HostGroup, find_hierarchies
-from lab.errors import HostStateError, LabError, TimeoutExpired
+from lab.cache import cache_in_use
+from lab.cgroups import find_hierarchies
+from lab.errors import HostStateError, LabError
 from lab.host import CHECKOUT, Host, new_key
-from lab.inventory import HostSpec, Inventory
+from lab.inventory import HostSpec, Inventory, inventory_variables
 from lab.names import Names, lab_identity
 from lab.progress import Progress
+from lab.removal import Removal
 from lab.rootfs import ensure_rootfs
-from lab.state import HostRecord, LabRecord, Layout, load_record, locked, save_record, write_atomically
+from lab.state import HostRecord, LabRecord, Layout, load_record, locked, save_record, state_root, write_atomically
 
 PARALLEL = 8
 T = TypeVar("T")
@@ -129,12 +129,13 @@ class Lab:
                         f"give the disk up first: lab down --limit {host.name}",
                     )
         fresh = [host for host in hosts if not (host.has_disk and record.hosts[host.name].lower)]
-        made_of = {key: self.layers(*key) for key in {(host.spec.suite, host.spec.layer) for host in fresh}}
-        for host in fresh:
-            suite, kind = host.spec.suite, host.spec.layer
-            record.hosts[host.name] = HostRecord(host.index, suite, kind, [str(p) for p in made_of[suite, kind]])
-            host.make_disk(self._identity(host, record))
-        save_record(self.layout, record)
+        with cache_in_use():
+            made_of = {key: self.layers(*key) for key in {(host.spec.suite, host.spec.layer) for host in fresh}}
+            for host in fresh:
+                suite, kind = host.spec.suite, host.spec.layer
+                record.hosts[host.name] = HostRecord(host.index, suite, kind, [str(p) for p in made_of[suite, kind]])
+                host.make_disk(self._identity(host, record))
+            save_record(self.layout, record)
 
     def layers(self, suite: str, layer: str) -> list[Path]:
         """Read-only layers of a host's disk, the topmost first; made when this machine lacks them."""
@@ -169,54 +170,12 @@ class Lab:
         if limit is not None:
             self._remove_hosts(self.inventory.select(limit))
             return
-        with self.progress.step("removing the lab"), locked(self.layout.lock):
-            deadline = time.monotonic() + 30
-            # Twice at least, since a command that a killed `up` had just started may finish in between.
-            while True:
-                self._sweep()
-                time.sleep(0.1)
-                if not (leftovers := self.leftovers()):
-                    break
-                if time.monotonic() > deadline:
-                    raise TimeoutExpired(f"left on the machine: {'; '.join(leftovers)}", "run down again, or see dmesg")
-            self.layout.lock.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.layout.root.parent.rmdir()  # the last lab takes the folder along
+        with self.progress.step("removing the lab"):
+            self.removal.remove()
 
-    def _sweep(self) -> None:
-        group = HostGroup(self.hierarchies, self.names.cgroup)
-        for pid in self._strays():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        group.kill()
-        network.take_down(self.names)
-        mounts.unmount_below(self.layout.root)
-        group.remove()
-        shutil.rmtree(self.layout.root, ignore_errors=True)
-        self.inventory.generated.unlink(missing_ok=True)
-
-    def _strays(self) -> set[int]:
-        """Supervisors that were killed off their control group's list, or had not joined it yet."""
-        mark = f"{self.layout.root}/".encode()
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with suppress(OSError):
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                    if b"lab.supervisor" in words and any(word.startswith(mark) for word in words):
-                        found.add(int(entry.name))
-        return found
-
-    def leftovers(self) -> list[str]:
-        """Everything of this lab that is on the machine, in words; nothing after `down`."""
-        group = HostGroup(self.hierarchies, self.names.cgroup)
-        found = [f"process {pid}" for pid in sorted(group.processes() | self._strays())]
-        found += [f"mount {point}" for point in mounts.mounted_below(self.layout.root)]
-        found += [f"interface {name}" for name in network.lab_interfaces(self.names)]
-        found += [f"nft table {table}" for table in network.lab_tables(self.names)]
-        found += [f"control group {group.name}"] if group.exists() else []
-        found += [f"directory {self.layout.root}"] if self.layout.root.exists() else []
-        return found
+    @property
+    def removal(self) -> Removal:
+        return Removal(self.layout, self.hierarchies, self.inventory.generated)
 
     def _remove_hosts(self, specs: Iterable[HostSpec]) -> None:
         with locked(self.layout.lock):
@@ -251,6 +210,19 @@ class Lab:
         index = record.hosts[spec.name].index
         return Host(spec, index, _number(record), self.names, self.layout.host(spec.name), self.hierarchies)
 
+    def cuts(self) -> list[str]:
+        """The network faults in force, in words."""
+        record = load_record(self.layout)
+        if record is None or not network.exists(self.names.bridge):
+            return []
+        names = {self.names.interface(host.index): name for name, host in record.hosts.items()}
+        found = faults.cuts(self.names)
+        return [
+            *(f"{names[each]} from everything" for each in found.alone),
+            *(f"{names[each]} from its peers" for each in found.peerless),
+            *(f"{names[source]} -x-> {names[target]}" for source, target in found.pairs),
+        ]
+
     def status(self) -> list[HostStatus]:
         record = load_record(self.layout)
         found = []
@@ -265,6 +237,25 @@ class Lab:
             suite, layer = entry.suite or spec.suite, entry.layer or spec.layer
             found.append(HostStatus(spec.name, host.address, state, suite, layer, memory))
         return found
+
+
+def known_labs() -> dict[str, str]:
+    """Every lab of this machine: identity -> inventory file."""
+    found = {}
+    for path in sorted(state_root().glob("*/lab.json")):
+        record = load_record(Layout(Names(path.parent.name)))
+        found[path.parent.name] = record.inventory if record else ""
+    return found
+
+
+def remove_lab(identity: str) -> None:
+    """Remove a lab by its identity, for when its checkout or inventory is no more."""
+    if not re.fullmatch(r"[0-9a-f]{8}", identity):
+        raise HostStateError(f"`{identity}` is not a lab's identity", "python -m lab list")
+    layout = Layout(Names(identity))
+    record = load_record(layout)
+    generated = inventory_variables(Path(record.inventory)) if record else None
+    Removal(layout, find_hierarchies(), generated).remove()
 
 
 def _number(record: LabRecord) -> int:

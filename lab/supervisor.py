@@ -34,7 +34,14 @@ def launch_command(directory: Path, spec: dict[str, str]) -> list[str]:
         "--link-journal=no",
         "--resolv-conf=off",
         "--timezone=off",
+        *(f"--bind={directory / 'volumes' / name}:{path}" for path, name in volumes(directory).items()),
     ]
+
+
+def volumes(directory: Path) -> dict[str, str]:
+    """Directories that `lab fill` moved to volumes of their own: path in the host -> name of the volume."""
+    record = directory / "volumes.json"
+    return json.loads(record.read_text()) if record.exists() else {}
 
 
 def serve(directory: Path) -> int:
