@@ -35,14 +35,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 
 def _unreachable(task_vars: dict[str, Any], reason: str) -> dict[str, str]:
-    address = task_vars.get("ansible_host") or task_vars.get("inventory_hostname")
     last = [line.strip() for line in reason.splitlines() if line.strip()]
     return _as_dict(
         hostcheck.Finding(
             "ansible_host",
-            f"{address} is not reachable by SSH ({last[-1].rstrip('.') if last else 'no reason given'})",
-            f"start the host or correct its address and SSH access, or leave it out with "
-            f"--limit 'all:!{task_vars.get('inventory_hostname')}'",
+            f"is not reachable by SSH ({last[-1].rstrip('.') if last else 'no reason given'})",
+            "start the host or correct its address and SSH access, or leave it out with "
+            f"--limit 'all:!{task_vars['inventory_hostname']}'",
         )
     )
 

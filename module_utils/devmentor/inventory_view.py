@@ -68,13 +68,22 @@ def load_roles(directory: pathlib.Path, load: c.Callable[[str], Any]) -> Roles:
 
 
 def host_view(
-    name: str, raw: c.Mapping[str, Any], roles: Roles, extra: c.Mapping[str, Any], template: Template
+    name: str,
+    raw: c.Mapping[str, Any],
+    roles: Roles,
+    extra: c.Mapping[str, Any],
+    template: Template,
+    names: c.Collection[str] = (),
 ) -> Host:
-    """One host: `raw` are its untemplated variables, `extra` the magic ones that they may refer to."""
+    """One host: `raw` are its untemplated variables, `extra` the magic ones that they may refer to.
+
+    Evaluates what the inventory gives and the defaults that matter here, or only `names`.
+    """
     merged = {**roles.defaults, **raw, **extra}
     known = {option for options in roles.specs.values() for option in options}
     wanted = [key for key in raw if key in known or key.startswith("vault_") or key in ("zone", "ansible_host")]
     wanted += [key for key in _TEMPLATED_DEFAULTS if key in merged and key not in wanted]
+    wanted = [key for key in wanted if not names or key in names]
     values: dict[str, Any] = dict(merged)
     errors: dict[str, str] = {}
     for key in wanted:

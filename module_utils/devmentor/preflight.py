@@ -330,7 +330,7 @@ def _unknown(platform: Platform, host: Host, name: str, known: c.Mapping[str, An
     close = difflib.get_close_matches(name, known, 1, cutoff=0.6 if ours else 0.9)
     if not ours and not close:
         return []
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = f" (did you mean {close[0]}?)" if close else ""
     remedy = f"rename it to {close[0]}, or remove it" if close else "remove it; each role's README lists what exists"
     return [Problem((host.name,), name, f"is a variable that no role knows{hint}", remedy)]
 
