@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,14 @@ def postgres_quorum(hosts: Sequence[str], host: str) -> str:
     return postgres.quorum_names([name for name in hosts if name != host])
 
 
+def postgres_cidr(address: str) -> str:
+    """An address of pg_hba.conf: one host as a network; a host name stays as it is (the server resolves it)."""
+    try:
+        return str(ipaddress.ip_network(address))
+    except ValueError:
+        return address
+
+
 class FilterModule:
     """Entry point for Ansible."""
 
@@ -74,4 +83,5 @@ class FilterModule:
             "postgres_slot": postgres_slot,
             "postgres_slots": postgres_slots,
             "postgres_quorum": postgres_quorum,
+            "postgres_cidr": postgres_cidr,
         }
