@@ -127,6 +127,8 @@ def decide(want: Want, have: UnitState, applied: float, times: dict[str, float])
     if have.active_state not in ("active", "reloading"):
         actions.append(("restart" if have.active_state == "activating" else "start", f"is {have.active_state}"))
         return actions
+    if want.name.endswith(".slice"):
+        return actions  # new limits act with the daemon-reload; a restart would stop every service in the slice
     stale = newer([*have.files, *want.restart_on], have.started, times)
     if stale:
         actions.append(("restart", "newer than the process: " + ", ".join(stale)))
