@@ -136,16 +136,19 @@ class Host:
         """Wait until sshd greets; returns the seconds since `since` (monotonic), or since the call."""
         began = time.monotonic() if since is None else since
         deadline = time.monotonic() + timeout
-        grace = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        grace = time.monotonic() + 20  # for the supervisor to take its lock on a busy machine
+        while True:
             if self._greets():
                 return time.monotonic() - began
-            if time.monotonic() > grace and not self.powered:
+            begun = (self.directory / "nspawn.pid").exists() or time.monotonic() > grace
+            if begun and not self.powered:
+                state = "ended while it was starting"
+                break
+            if time.monotonic() > deadline:
+                state = f"did not answer on SSH within {timeout:.0f} s"
                 break
             time.sleep(0.1)
-        state = "did not answer on SSH" if self.powered else "ended while it was starting"
-        message = f"{self.name} {state} within {timeout:.0f} s: {self.console_tail()}"
-        raise TimeoutExpired(message, f"read {self.console}")
+        raise TimeoutExpired(f"{self.name} {state}; its console: {self.console_tail()}", f"read {self.console}")
 
     def _greets(self) -> bool:
         with suppress(OSError), socket.create_connection((self.address, 22), timeout=1) as connection:

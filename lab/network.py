@@ -7,14 +7,12 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from lab import kernel
 from lab.errors import NetworkError
 from lab.names import Names
 from lab.proc import run, succeeds
 from lab.state import MACHINE_LOCK, LabRecord, Layout, locked, other_networks, save_record
 
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-# What forwarding was before the first lab; the last lab that goes puts it back.
-FORWARDING_BEFORE = Path("/run/devmentor-lab.ip_forward")
 FIRST_HOST = 10
 GATEWAY, VIP = 1, 250
 
@@ -86,9 +84,7 @@ def bring_up(layout: Layout, record: LabRecord) -> int:
         if not succeeds(["ip", "link", "set", names.bridge, "up"]):
             raise NetworkError(f"bridge {names.bridge} cannot be brought up")
         run(["ip", "addr", "replace", f"{gateway(number)}/24", "dev", names.bridge])
-        if FORWARDING.read_text().strip() == "0":
-            FORWARDING_BEFORE.write_text("0\n")
-            FORWARDING.write_text("1\n")
+        kernel.raise_settings()
     run(["nft", "-f", "-"], stdin=_ruleset(names, number))
     return number
 
@@ -129,10 +125,9 @@ def take_down(names: Names) -> None:
             run(["ip", "link", "delete", interface], check=False)
         for family, table in (("ip", names.nat_table), ("bridge", names.cut_table)):
             run(["nft", "delete", "table", family, table], check=False)
-        # Another bridge, of a lab or not, may rely on forwarding by now.
-        if FORWARDING_BEFORE.exists() and not list(Path("/sys/class/net").glob("*/bridge")):
-            FORWARDING.write_text(FORWARDING_BEFORE.read_text())
-            FORWARDING_BEFORE.unlink()
+        # Another bridge, of a lab or not, may rely on them by now.
+        if not list(Path("/sys/class/net").glob("*/bridge")):
+            kernel.restore_settings()
 
 
 def lab_interfaces(names: Names) -> list[str]:
