@@ -1,0 +1,1 @@
+"""PBML: documents and turns in, context within a token budget out. PostgreSQL is the truth, Qdrant an index of it."""

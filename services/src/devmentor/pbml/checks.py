@@ -1,0 +1,31 @@
+"""What /ready asks, in the API and in the worker."""
+
+from devmentor.common.health import Check
+from devmentor.pbml import store
+from devmentor.pbml.db import Database
+from devmentor.pbml.embedder import Embedder
+from devmentor.pbml.index import Index
+from devmentor.pbml.settings import Settings
+
+
+def dependencies(settings: Settings, database: Database, index: Index, embedder: Embedder, name: str) -> list[Check]:
+    """PostgreSQL by a write that reaches the quorum; the collection; the embeddings endpoint.
+
+    Only PostgreSQL is required: nothing can be acknowledged or read without it. With the index or the
+    embedder away a fetch still answers from PostgreSQL and says so, and since all replicas share
+    Qdrant, taking them out of the load balancer for its sake would turn a degraded tier into a dead one.
+    """
+
+    async def postgres() -> str:
+        committed = await database.write(lambda c: store.touch_replica(c, name), timeout_s=2)
+        return f"write committed, durability {committed.durability}"
+
+    async def embeddings() -> str:
+        vectors = await embedder.embed(["ready?"])
+        return f"{settings.embedding_model}, {len(vectors[0])} dimensions"
+
+    return [
+        Check("postgres", postgres, timeout_s=2.5),
+        Check("qdrant", index.probe, required=False),
+        Check("embedder", embeddings, required=False),
+    ]

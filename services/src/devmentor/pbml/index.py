@@ -1,0 +1,261 @@
+"""The Qdrant collection: declared, filled, searched. One point a chunk, tenants apart by a payload filter."""
+
+import logging
+import uuid
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import httpx
+from prometheus_client import Counter
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from devmentor.common.tls import client_context
+from devmentor.pbml.embedder import Vector
+from devmentor.pbml.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FAILURES = Counter("pbml_index_failures", "Failed calls of a Qdrant peer", ["operation"])
+
+T = TypeVar("T")
+Hit = tuple[str, int, int, float]
+"""document id, version, chunk, score"""
+
+_NAMESPACE = uuid.UUID("6f1f6f5e-7c0b-5c53-9a86-5d2f3a1c7b11")
+_UPSERT_BATCH = 256
+
+
+class IndexUnavailable(Exception):
+    """No peer answers; worth trying again."""
+
+
+class CollectionDrift(Exception):
+    """The collection exists and is not what is declared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What is kept of a chunk in Qdrant: its vector and where its text is in PostgreSQL."""
+
+    tenant: str
+    document_id: str
+    version: int
+    chunk: int
+    conversation_id: str | None
+    vector: Vector
+
+
+def point_id(tenant: str, document_id: str, version: int, chunk: int) -> str:
+    """The same chunk always has the same id, so that a job that runs twice writes the same point twice."""
+    # A separator that none of the parts can hold: ids are validated, numbers are numbers.
+    return str(uuid.uuid5(_NAMESPACE, f"{tenant}\n{document_id}\n{version}\n{chunk}"))
+
+
+class Index:
+    """Calls go to one peer for as long as it answers, else to the next."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = settings.collection
+        self._clients = [self._client(url) for url in settings.qdrant_urls]
+        self._current = 0
+        if not self._clients:
+            raise ValueError("at least one Qdrant URL is needed (PBML_QDRANT_URLS)")
+
+    def _client(self, url: str) -> AsyncQdrantClient:
+        key = self._settings.qdrant_api_key
+        verify = client_context(self._settings.tls_ca) if self._settings.tls_ca is not None else True
+        with warnings.catch_warnings():
+            # It warns of a key on a connection without TLS; only tests on loopback have one.
+            warnings.simplefilter("ignore", UserWarning)
+            return AsyncQdrantClient(
+                url=url,
+                api_key=key.get_secret_value() if key is not None else None,
+                timeout=max(1, round(self._settings.qdrant_timeout_s)),
+                check_compatibility=False,
+                verify=verify,
+                limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=60),
+            )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.close()
+
+    async def _call(self, operation: str, call: Callable[[AsyncQdrantClient], Awaitable[T]]) -> T:
+        failures: list[str] = []
+        for _ in self._clients:
+            client = self._clients[self._current]
+            try:
+                return await call(client)
+            except (ResponseHandlingException, httpx.HTTPError, OSError) as error:
+                failures.append(f"{type(error).__name__}: {error}")
+            except UnexpectedResponse as error:
+                if error.status_code is not None and error.status_code < 500 and error.status_code != 429:
+                    raise
+                failures.append(f"status {error.status_code}: {error.content[:200]!r}")
+            FAILURES.labels(operation).inc()
+            self._current = (self._current + 1) % len(self._clients)
+        raise IndexUnavailable(f"{operation}: {'; '.join(failures)}"[:500])
+
+    # -- data -------------------------------------------------------------------------------
+
+    async def upsert(self, points: Sequence[Point]) -> None:
+        """Write points; returns when the collection's write consistency is met and they can be found."""
+        for first in range(0, len(points), _UPSERT_BATCH):
+            batch = [
+                models.PointStruct(
+                    id=point_id(p.tenant, p.document_id, p.version, p.chunk),
+                    vector=p.vector,
+                    payload={
+                        "tenant": p.tenant,
+                        "document": p.document_id,
+                        "version": p.version,
+                        "chunk": p.chunk,
+                        **({"conversation": p.conversation_id} if p.conversation_id is not None else {}),
+                    },
+                )
+                for p in points[first : first + _UPSERT_BATCH]
+            ]
+            await self._call("upsert", partial(_upsert, collection=self._name, points=batch))
+
+    async def remove(self, tenant: str, document_id: str, up_to_version: int) -> None:
+        """Remove the points of a document's versions up to and with `up_to_version`."""
+        selector = models.FilterSelector(
+            filter=models.Filter(
+                must=[
+                    _is("tenant", tenant),
+                    _is("document", document_id),
+                    models.FieldCondition(key="version", range=models.Range(lte=up_to_version)),
+                ]
+            )
+        )
+        await self._call("remove", lambda client: client.delete(self._name, selector, wait=True))
+
+    async def search(
+        self,
+        tenant: str,
+        vector: Vector,
+        *,
+        limit: int,
+        min_score: float,
+        conversation_id: str | None = None,
+        document_ids: Sequence[str] | None = None,
+    ) -> list[Hit]:
+        """The nearest chunks of a tenant's documents and, where given, of one conversation's turns."""
+        document: Any = models.IsEmptyCondition(is_empty=models.PayloadField(key="conversation"))
+        if document_ids is not None:
+            document = models.Filter(
+                must=[
+                    document,
+                    models.FieldCondition(key="document", match=models.MatchAny(any=list(document_ids))),
+                ]
+            )
+        scope: list[Any] = [document]
+        if conversation_id is not None:
+            scope.append(_is("conversation", conversation_id))
+        query_filter = models.Filter(must=[_is("tenant", tenant)], should=scope)
+        answer = await self._call(
+            "search",
+            lambda client: client.query_points(
+                self._name,
+                query=vector,
+                query_filter=query_filter,
+                limit=limit,
+                score_threshold=min_score,
+                with_payload=["document", "version", "chunk"],
+                search_params=models.SearchParams(hnsw_ef=self._settings.hnsw_ef),
+            ),
+        )
+        return [(p.payload["document"], p.payload["version"], p.payload["chunk"], p.score) for p in answer.points]
+
+    async def count(self, tenant: str, document_id: str | None = None) -> int:
+        """Points of a tenant or of one of its documents, exactly."""
+        must = [_is("tenant", tenant)] + ([_is("document", document_id)] if document_id is not None else [])
+        answer = await self._call(
+            "count", lambda client: client.count(self._name, models.Filter(must=must), exact=True)
+        )
+        return int(answer.count)
+
+    async def probe(self) -> str:
+        """For readiness: the collection answers."""
+        info = await self._call("probe", lambda client: client.get_collection(self._name))
+        return f"{self._name}: {info.status}, {info.points_count} points"
+
+    # -- declaration ------------------------------------------------------------------------
+
+    async def ensure(self) -> list[str]:
+        """Create what is missing and compare the rest. Returns what was done; raises CollectionDrift."""
+        done: list[str] = []
+        s = self._settings
+        if not await self._call("exists", lambda client: client.collection_exists(self._name)):
+            peers = await self._peers()
+            factor = min(s.collection_replication_factor, peers)
+            await self._call(
+                "create",
+                lambda client: client.create_collection(
+                    self._name,
+                    vectors_config=models.VectorParams(
+                        size=s.embedding_dimensions, distance=models.Distance.COSINE, on_disk=False
+                    ),
+                    shard_number=s.collection_shards,
+                    replication_factor=factor,
+                    write_consistency_factor=min(s.collection_write_consistency, factor),
+                    hnsw_config=models.HnswConfigDiff(m=s.hnsw_m, ef_construct=s.hnsw_ef_construct),
+                    timeout=60,
+                ),
+            )
+            done.append(f"collection {self._name} with {s.collection_shards} shards, {factor} replicas each")
+        info = await self._call("info", lambda client: client.get_collection(self._name))
+        differences = self._differences(info.config.params, info.config.hnsw_config, await self._peers())
+        if differences:
+            raise CollectionDrift(f"collection {self._name}: " + "; ".join(differences))
+        for field, schema in _PAYLOAD_INDEXES.items():
+            if field not in info.payload_schema:
+                create = partial(_create_payload_index, collection=self._name, field=field, schema=schema)
+                await self._call("payload index", create)
+                done.append(f"payload index on {field}")
+        return done
+
+    def _differences(self, params: Any, hnsw: Any, peers: int) -> list[str]:
+        s = self._settings
+        # Never more replicas than peers: Qdrant would place what it can and call the rest missing.
+        factor = min(s.collection_replication_factor, peers)
+        compared = [
+            ("vector size", params.vectors.size, s.embedding_dimensions),
+            ("distance", str(params.vectors.distance.value), "Cosine"),
+            ("shard number", params.shard_number, s.collection_shards),
+            ("replication factor", params.replication_factor, factor),
+            ("write consistency factor", params.write_consistency_factor, min(s.collection_write_consistency, factor)),
+            ("hnsw m", hnsw.m, s.hnsw_m),
+            ("hnsw ef_construct", hnsw.ef_construct, s.hnsw_ef_construct),
+        ]
+        return [f"{what} is {found}, declared is {wanted}" for what, found, wanted in compared if found != wanted]
+
+    async def _peers(self) -> int:
+        """Peers of the cluster; 1 where Qdrant runs alone."""
+        status = await self._call("cluster", lambda client: client.cluster_status())
+        return max(1, len(getattr(status, "peers", None) or {}))
+
+
+_PAYLOAD_INDEXES: dict[str, Any] = {
+    "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "document": models.PayloadSchemaType.KEYWORD,
+    "conversation": models.PayloadSchemaType.KEYWORD,
+}
+
+
+def _is(key: str, value: str) -> Any:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+async def _upsert(client: AsyncQdrantClient, collection: str, points: Any) -> None:
+    await client.upsert(collection, points, wait=True)
+
+
+async def _create_payload_index(client: AsyncQdrantClient, collection: str, field: str, schema: Any) -> None:
+    await client.create_payload_index(collection, field, schema, wait=True)

@@ -1,0 +1,92 @@
+"""Environment variables `PBML_*`. docs/pbml.md explains the ones that an operator chooses."""
+
+from pathlib import Path
+
+from psycopg.conninfo import make_conninfo
+from pydantic import Field, SecretStr
+
+from devmentor.common.settings import CommaList, ServiceSettings, service_config
+
+
+class Settings(ServiceSettings):
+    """One set for the API, the worker and the commands; each uses its part."""
+
+    model_config = service_config("PBML_")
+
+    port: int = Field(default=8090, ge=0, le=65535)
+    worker_port: int = Field(default=8091, ge=0, le=65535, description="/health, /ready and /metrics of the worker")
+    replica: str = Field(default="local", pattern=r"^[A-Za-z0-9._-]{1,63}$", description="this host's name")
+
+    # PostgreSQL, through PgBouncer
+    database: str = Field(default="host=127.0.0.1 dbname=devmentor user=pbml", description="libpq conninfo")
+    database_password: SecretStr | None = None
+    database_session_name: str = Field(
+        default="devmentor_session", description="dbname of the session-pooled entry, which migrations use"
+    )
+    database_pool_size: int = Field(default=8, ge=1, le=200)
+    database_max_waiting: int = Field(default=256, ge=1)
+    database_timeout_s: float = Field(
+        default=5.0, gt=0, description="one transaction, waiting for a connection included"
+    )
+
+    # Qdrant
+    qdrant_urls: CommaList = ["http://127.0.0.1:6333"]
+    qdrant_api_key: SecretStr | None = None
+    qdrant_timeout_s: float = Field(default=5.0, gt=0)
+    collection: str = "pbml"
+    collection_shards: int = Field(default=6, ge=1)
+    collection_replication_factor: int = Field(default=3, ge=1)
+    collection_write_consistency: int = Field(default=2, ge=1)
+    hnsw_m: int = Field(default=16, ge=4)
+    hnsw_ef_construct: int = Field(default=100, ge=4)
+    hnsw_ef: int = Field(default=128, ge=8, description="beam of a search")
+
+    # Embeddings, any OpenAI-style endpoint
+    embedding_urls: CommaList = ["http://127.0.0.1:8082"]
+    embedding_api_key: SecretStr | None = None
+    embedding_model: str = "all-MiniLM-L6-v2"
+    embedding_dimensions: int = Field(default=384, ge=1)
+    embedding_timeout_s: float = Field(default=30.0, gt=0)
+    embedding_batch_size: int = Field(default=32, ge=1)
+    embedding_batch_age_ms: float = Field(default=15, ge=0, description="how long a batch waits for company")
+    embedding_concurrency: int = Field(default=2, ge=1)
+
+    # Limits of one request
+    max_document_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
+    max_turn_bytes: int = Field(default=256 * 1024, ge=1)
+    max_query_chars: int = Field(default=8192, ge=1)
+    max_token_budget: int = Field(default=1_000_000, ge=1)
+
+    # Preprocessor
+    chunk_chars: int = Field(default=1000, ge=100, le=8000)
+    bytes_per_token: float = Field(
+        default=1.0, ge=1.0, le=8.0, description="1.0 can not be exceeded by any byte-level BPE; see tokens.py"
+    )
+
+    # Worker
+    worker_concurrency: int = Field(default=4, ge=1)
+    worker_poll_s: float = Field(default=0.2, gt=0)
+    job_timeout_s: float = Field(default=1800, gt=0)
+    job_max_attempts: int = Field(default=5, ge=1, description="for errors of the document itself, not of a dependency")
+    idempotency_hours: int = Field(default=24, ge=1)
+
+    # Fetch
+    fetch_timeout_s: float = Field(default=2.0, gt=0, description="query embedding and index search, each")
+    fetch_candidates: int = Field(default=48, ge=1, le=1000)
+    fetch_min_score: float = Field(default=0.1, ge=-1, le=1)
+    fetch_turns: int = Field(default=20, ge=0, le=500)
+    fetch_turn_share: float = Field(default=0.5, ge=0, le=1, description="most of the budget that recent turns take")
+    fetch_pending_documents: int = Field(default=8, ge=0)
+    fetch_pending_chunks: int = Field(default=24, ge=0)
+
+    tenants_file: Path | None = Path("/etc/devmentor/pbml/tenants.json")
+
+    def conninfo(self, *, session: bool = False, application: str = "pbml") -> str:
+        """libpq connection string, for the session-pooled entry where asked."""
+        extra: dict[str, str] = {"application_name": f"{application}@{self.replica}"}
+        if self.database_password is not None:
+            extra["password"] = self.database_password.get_secret_value()
+        if session:
+            extra["dbname"] = self.database_session_name
+        defaults = make_conninfo("", connect_timeout="3", keepalives_idle="10", keepalives_interval="3")
+        return make_conninfo(f"{defaults} {self.database}", **extra)

@@ -1,0 +1,185 @@
+"""The worker: runs the pipeline for queued versions and watches over the queue."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import procrastinate
+from procrastinate.exceptions import ConnectorException
+from prometheus_client import Counter, Gauge
+from starlette.applications import Starlette
+
+from devmentor.common.health import Check, Readiness
+from devmentor.common.web import create_app
+from devmentor.pbml import jobs, store
+from devmentor.pbml.api import make_embedder
+from devmentor.pbml.batch import BatchManager
+from devmentor.pbml.checks import dependencies
+from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
+from devmentor.pbml.index import Index
+from devmentor.pbml.pipeline import Pipeline
+from devmentor.pbml.settings import Settings
+
+log = logging.getLogger(__name__)
+
+QUEUE = Gauge("pbml_queue_jobs", "Jobs by state", ["state"])
+OLDEST = Gauge("pbml_queue_oldest_seconds", "Age of the oldest acknowledged version that is not live")
+FAILED = Gauge("pbml_failed_versions", "Versions that were given up, with their reason in the ledger")
+WORKERS = Gauge("pbml_workers_alive", "Workers with a heartbeat in the last 30 s")
+RESTARTS = Counter("pbml_worker_loop_restarts", "Times that the job loop ended by an error and was started again")
+STALLED = Counter("pbml_stalled_jobs", "Jobs of lost workers that were queued again")
+
+_WATCH_EVERY_S = 5.0
+_STALLED_AFTER_S = 30.0
+_STUCK_AFTER_S = 60.0
+_FORGET_EVERY_S = 3600.0
+
+
+class Worker:
+    """The job loop, the watch over it and what both need."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._s = settings
+        self.database = Database(settings, "pbml-worker")
+        self.index = Index(settings)
+        self.embedder = make_embedder(settings)
+        self._batches = BatchManager(
+            self.embedder.embed,
+            max_size=settings.embedding_batch_size,
+            max_age_s=settings.embedding_batch_age_ms / 1000,
+            in_flight=settings.embedding_concurrency,
+        )
+        self._pipeline = Pipeline(
+            self.database, self.index, self._batches.embed, settings.chunk_chars, settings.job_timeout_s
+        )
+        self._retry = jobs.Retry(settings.job_max_attempts)
+        self._app = jobs.create(procrastinate.PsycopgConnector())
+        self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=self._retry)(self._process)
+        self._running = False
+        self._watched_at = time.monotonic()
+
+    @property
+    def looping(self) -> bool:
+        """Whether the job loop runs at this moment."""
+        return self._running
+
+    def alive(self) -> bool:
+        """For the watchdog: the watch came round lately. An absent database is not a reason to be killed."""
+        return time.monotonic() - self._watched_at < _STUCK_AFTER_S
+
+    @asynccontextmanager
+    async def running(self, _app: Starlette) -> AsyncIterator[None]:
+        """Jobs are taken while the application serves; at the end those under way are finished."""
+        await self.database.open()
+        await self.embedder.open()
+        await self._batches.open()
+        async with self._app.open_async(self.database.pool):
+            tasks = [
+                asyncio.create_task(self._loop(), name="job-loop"),
+                asyncio.create_task(self._watch(), name="watch"),
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._batches.close()
+        await self.embedder.close()
+        await self.index.close()
+        await self.database.close()
+
+    async def _process(self, context: Any, tenant: str, document_id: str, version: int) -> None:
+        try:
+            await self._pipeline.run(tenant, document_id, version)
+        except jobs.DEPENDENCY_AWAY as error:
+            log.warning("job waits for a dependency", extra={"reason": str(error), "document": document_id})
+            raise
+        except Exception as error:
+            if self._retry.get_retry_decision(exception=error, job=context.job) is None:
+                reason = f"{type(error).__name__}: {error}"
+                log.exception("version given up", extra={"tenant": tenant, "document": document_id, "version": version})
+
+                async def park(c: Connection) -> None:
+                    await store.mark_failed(c, tenant, document_id, version, reason)
+
+                await self.database.write(park)
+            raise
+
+    async def _loop(self) -> None:
+        """procrastinate's worker ends when it can not reach the database; it is started again here."""
+        pause = 0.5
+        while True:
+            started = time.monotonic()
+            try:
+                self._running = True
+                await self._app.run_worker_async(
+                    queues=[jobs.QUEUE],
+                    name=self._s.replica,
+                    concurrency=self._s.worker_concurrency,
+                    fetch_job_polling_interval=self._s.worker_poll_s,
+                    listen_notify=False,
+                    install_signal_handlers=False,
+                    shutdown_graceful_timeout=self._s.shutdown_grace_s,
+                    stalled_worker_timeout=_STALLED_AFTER_S,
+                    delete_jobs="successful",
+                )
+            except Exception as error:
+                log.warning("job loop ended", extra={"reason": f"{type(error).__name__}: {error}"[:300]})
+            finally:
+                self._running = False
+            RESTARTS.inc()
+            pause = 0.5 if time.monotonic() - started > 30 else min(pause * 2, 10)
+            await asyncio.sleep(pause)
+
+    async def _watch(self) -> None:
+        """Queue the jobs of lost workers again, forget old keys, measure the queue."""
+        forget_at = time.monotonic()
+        while True:
+            with contextlib.suppress(DatabaseUnavailable, OutcomeUnknown, ConnectorException):
+                await self._requeue_stalled()
+                if time.monotonic() >= forget_at:
+                    await self.database.write(lambda c: store.forget_keys(c, self._s.idempotency_hours))
+                    forget_at = time.monotonic() + _FORGET_EVERY_S
+                await self._measure()
+            self._watched_at = time.monotonic()
+            await asyncio.sleep(_WATCH_EVERY_S)
+
+    async def _requeue_stalled(self) -> None:
+        manager = self._app.job_manager
+        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_AFTER_S):
+            # Every worker looks; the one that comes second finds the job not in "doing" any more.
+            with contextlib.suppress(ConnectorException):
+                await manager.retry_job(job)
+                STALLED.inc()
+                log.warning("stalled job queued again", extra={"job": job.id, "lock": job.lock})
+
+    async def _measure(self) -> None:
+        async with self.database.read() as c:
+            state = await store.queue_state(c)
+        QUEUE.labels("todo").set(state["todo"])
+        QUEUE.labels("doing").set(state["doing"])
+        OLDEST.set(state["oldest_s"])
+        FAILED.set(state["failed"])
+        WORKERS.set(state["workers"])
+
+
+def application(settings: Settings) -> tuple[Starlette, Worker]:
+    """The worker as an ASGI application with the operator's endpoints only."""
+    worker = Worker(settings)
+
+    async def loop() -> str:
+        if not worker.looping:
+            raise RuntimeError("the job loop waits to be started again")
+        return "running"
+
+    name = f"{settings.replica}/worker"
+    readiness = Readiness(
+        "pbml-worker",
+        [*dependencies(settings, worker.database, worker.index, worker.embedder, name), Check("loop", loop)],
+    )
+    return create_app("pbml-worker", readiness=readiness, lifespan=worker.running), worker
