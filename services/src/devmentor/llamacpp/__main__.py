@@ -13,7 +13,7 @@ def main() -> None:
     """Serve, or say on one line which setting is wrong."""
     logs.configure("llamacpp")
     try:
-        settings = LlamacppSettings()
+        settings = LlamacppSettings()  # type: ignore[call-arg]  # filled from the environment
     except ValidationError as error:
         sys.exit(f"devmentor-llamacpp: {error}")
     serve(settings)

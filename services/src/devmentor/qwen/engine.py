@@ -1,0 +1,378 @@
+"""The engine behind a model: llama.cpp or vLLM, or anything that speaks OpenAI's protocol, on a private port.
+
+A call takes a slot of the pool and passes the breaker. What goes wrong before the first byte of an answer is an
+EngineError, and the caller has other ways to answer; a stream that breaks later raises StreamBrokenError.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from devmentor.common import context
+from devmentor.common.errors import ApiError
+from devmentor.qwen import metrics, sse
+from devmentor.qwen.breaker import Breaker
+from devmentor.qwen.pool import Pool
+
+log = logging.getLogger(__name__)
+
+_CHAT = "/v1/chat/completions"
+_EMBEDDINGS = "/v1/embeddings"
+# Counters that grow while tokens are computed, not only when an answer is whole.
+_PROGRESS = re.compile(rb"^vllm:(?:prompt|generation)_tokens_total\S* \S+$", re.MULTILINE)
+
+
+class EngineError(Exception):
+    """The engine gave no answer; `kind` is a short word for metrics and logs."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class StreamBrokenError(EngineError):
+    """A stream ended before its answer did."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Times are seconds."""
+
+    pool_size: int
+    pool_wait_s: float
+    deadline_s: float
+    connect_s: float
+    silence_s: float
+    breaker_errors: int
+    breaker_open_s: float
+    stuck_s: float
+
+
+class Engine:
+    """One model's engine: calls, and what is known about it (context length, progress)."""
+
+    def __init__(self, model: str, url: str, kind: str, limits: EngineLimits, session: aiohttp.ClientSession) -> None:
+        self.model = model
+        self.kind = kind
+        self._url = url.rstrip("/")
+        self._limits = limits
+        self._session = session
+        self._whole = aiohttp.ClientTimeout(total=limits.deadline_s, sock_connect=limits.connect_s)
+        self._streamed = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
+        self._brief = aiohttp.ClientTimeout(total=2.0, sock_connect=limits.connect_s)
+        self.pool = Pool(model, limits.pool_size, limits.pool_wait_s)
+        self.breaker = Breaker(model, errors=limits.breaker_errors, open_s=limits.breaker_open_s)
+        self._context_length: int | None = None
+        self._moved_at: float | None = None
+        self._progress_seen: bytes | None = None
+        self._problem = "not probed yet"
+        self._ttft = metrics.TTFT.labels(model)
+        self._seconds = metrics.ENGINE_SECONDS.labels(model)
+        self._moving_gauge = metrics.ENGINE_MOVING.labels(model)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    async def complete(self, body: bytes) -> bytes:
+        """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused."""
+        await self._admit()
+        try:
+            since = await self.pool.acquire()
+        except BaseException:
+            self.breaker.abandon()
+            raise
+        try:
+            start = time.monotonic()
+            async with self._judged():
+                response = await self._post(body, self._whole)
+                async with response:
+                    payload = await response.read()
+                    self._check(response.status, payload)
+                if not payload.startswith(b"{"):
+                    raise EngineError("protocol", "the engine's answer is not a JSON object")
+            self._seconds.observe(time.monotonic() - start)
+            return payload
+        finally:
+            self.pool.release(since)
+
+    async def stream(self, body: bytes) -> "EngineStream":
+        """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
+        await self._admit()
+        try:
+            since = await self.pool.acquire()
+        except BaseException:
+            self.breaker.abandon()
+            raise
+        response: aiohttp.ClientResponse | None = None
+        try:
+            start = time.monotonic()
+            async with self._judged():
+                response = await self._post(body, self._streamed)
+                if response.status != 200:
+                    self._check(response.status, await response.read())
+                stream = EngineStream(self, response, since)
+                await stream.begin()
+            self._ttft.observe(time.monotonic() - start)
+            return stream
+        except BaseException:
+            if response is not None:
+                response.close()
+            self.pool.release(since)
+            raise
+
+    async def _admit(self) -> None:
+        if not self.breaker.allow():
+            metrics.ENGINE_ERRORS.labels(self.model, "breaker_open").inc()
+            raise EngineError("breaker_open", f"the breaker of {self.model} is open")
+
+    @contextlib.asynccontextmanager
+    async def _judged(self) -> AsyncIterator[None]:
+        """Turns what goes wrong into EngineError and tells the breaker how it went."""
+        try:
+            yield
+        except ApiError:
+            self.moved()  # a refusal is an answer
+            self.breaker.success()
+            raise
+        except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.breaker.error()
+            wrapped = as_engine_error(error)
+            metrics.ENGINE_ERRORS.labels(self.model, wrapped.kind).inc()
+            log.warning("engine failed", extra={"model": self.model, "kind": wrapped.kind, "reason": str(wrapped)})
+            if wrapped is error:
+                raise
+            raise wrapped from error
+        except BaseException:
+            self.breaker.abandon()
+            raise
+        else:
+            self.moved()
+            self.breaker.success()
+
+    async def _post(self, body: bytes, times: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        path = _CHAT if self.kind == "chat" else _EMBEDDINGS
+        headers = {"Content-Type": "application/json", "X-Request-Id": context.request_id.get() or ""}
+        try:
+            return await self._session.post(self._url + path, data=body, headers=headers, timeout=times)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise
+            # An idle connection that the engine closed just now: nothing was answered, a new one decides.
+            return await self._session.post(self._url + path, data=body, headers=headers, timeout=times)
+
+    def _check(self, status: int, payload: bytes) -> None:
+        if status == 200:
+            return
+        message, code = _engine_message(payload)
+        if status in (400, 404, 413, 415, 422):
+            raise ApiError(400, code or "refused_by_engine", message or f"the engine refused the request ({status})")
+        if status == 429:
+            raise ApiError(429, "engine_busy", message or "the engine is busy", headers={"Retry-After": "1"})
+        raise EngineError(f"status_{status}", f"status {status}: {message or 'no reason given'}")
+
+    # -- what is known about it ---------------------------------------------------------------------------------------
+
+    async def context_length(self) -> int | None:
+        """Tokens of a prompt and its answer together; None where the engine does not say. Asked once."""
+        if self._context_length is None:
+            self._context_length = await self._ask_context_length()
+        return self._context_length
+
+    async def _ask_context_length(self) -> int | None:
+        try:
+            async with self._session.get(f"{self._url}/v1/models", timeout=self._brief) as response:
+                models = (await response.json(content_type=None))["data"]
+            first = next((entry for entry in models if entry.get("id") == self.model), models[0])
+            length = first.get("max_model_len") or (first.get("meta") or {}).get("n_ctx")
+            return int(length) if length else None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            log.warning("context length not known", extra={"model": self.model, "reason": repr(error)})
+            return None
+
+    async def count_tokens(self, text: str) -> int | None:
+        """Tokens of a text by the engine's own tokenizer; None where it does not say.
+
+        llama.cpp reads `content` and vLLM reads `prompt`; each ignores the other's name.
+        """
+        body = {"model": self.model, "content": text, "prompt": text, "add_special_tokens": False}
+        try:
+            async with self._session.post(f"{self._url}/tokenize", json=body, timeout=self._brief) as response:
+                if response.status != 200:
+                    return None
+                answer = await response.json(content_type=None)
+            return int(answer["count"]) if "count" in answer else len(answer["tokens"])
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError):
+            return None
+
+    def moved(self) -> None:
+        """The engine was seen to make progress just now."""
+        self._moved_at = time.monotonic()
+
+    @property
+    def moving(self) -> bool:
+        """Whether progress was seen recently, and nothing since says that the engine is away."""
+        return not self._problem and self._moved_at is not None and self._still_s() < self._limits.stuck_s
+
+    @property
+    def problem(self) -> str:
+        """Why it is not `moving`, in words; "" where it is."""
+        if self.moving:
+            return ""
+        return self._problem or f"no token for {self._still_s():.0f} s"
+
+    def _still_s(self) -> float:
+        return time.monotonic() - (self._moved_at or 0.0)
+
+    async def probe(self) -> None:
+        """One look at the engine. An engine that says it is healthy while no token moves is not believed.
+
+        Where an answer came in the last moments nothing is asked. Else a token is generated; a busy engine queues
+        that, and then its own counters must be seen to grow from one probe to the next.
+        """
+        if self._moved_at is None or self._still_s() >= 1.0:
+            try:
+                await self._generate_one()
+                self.moved()
+                self._problem = ""
+            except TimeoutError:
+                if await self._counters_grew():
+                    self.moved()
+                    self._problem = ""
+                elif self._moved_at is None:
+                    self._problem = "no token generated in time"
+            except (EngineError, ApiError, aiohttp.ClientError, OSError) as error:
+                self._problem = f"{type(error).__name__}: {error}"[:200]
+        else:
+            self._problem = ""
+        self._moving_gauge.set(self.moving)
+
+    async def _generate_one(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=self._limits.stuck_s / 4, sock_connect=self._limits.connect_s)
+        if self.kind == "chat":
+            question = {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 1, "temperature": 0}
+        else:
+            question = {"input": "ping"}
+        body = json.dumps({"model": self.model, **question}).encode()
+        response = await self._post(body, timeout)
+        async with response:
+            self._check(response.status, await response.read())
+
+    async def _counters_grew(self) -> bool:
+        seen = await self._counters()
+        grew = seen is not None and self._progress_seen is not None and seen != self._progress_seen
+        self._progress_seen = seen
+        return grew
+
+    async def _counters(self) -> bytes | None:
+        """A digest of the engine's token counters: llama.cpp's slots, or vLLM's metrics."""
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            async with self._session.get(f"{self._url}/slots", timeout=self._brief) as response:
+                if response.status == 200:
+                    slots = await response.json(content_type=None)
+                    return hashlib.sha256(json.dumps(slots).encode()).digest()
+            async with self._session.get(f"{self._url}/metrics", timeout=self._brief) as response:
+                lines = _PROGRESS.findall(await response.read())
+                return hashlib.sha256(b"\n".join(lines)).digest() if lines else None
+        return None
+
+
+class EngineStream:
+    """A chat answer on its way. Iterating yields blocks of whole events; `payloads` collects their data."""
+
+    def __init__(self, engine: Engine, response: aiohttp.ClientResponse, since: float) -> None:
+        self._engine = engine
+        self._response = response
+        self._since = since
+        self._splitter = sse.Splitter()
+        self._first: list[bytes] = []
+        self._closed = False
+        self.payloads: list[bytes] = []
+        self.whole = False
+
+    async def begin(self) -> None:
+        """Wait for the first event. Raises EngineError where the engine reports an error instead."""
+        while not self._first:
+            chunk = await self._response.content.readany()
+            if not chunk:
+                raise EngineError("empty_stream", "the engine ended the stream before its first event")
+            self._first = [event for event in self._splitter.feed(chunk) if not event.startswith(b":")]
+        self._refuse_error(self._first[0])
+
+    async def blocks(self) -> AsyncIterator[list[bytes]]:
+        """Events as they come, without their empty lines, [DONE] left out. Raises StreamBrokenError."""
+        try:
+            events = self._first
+            while True:
+                block = []
+                for event in events:
+                    data = sse.payload(event)
+                    if data == b"[DONE]":
+                        self.whole = True
+                        break
+                    if data:
+                        self._refuse_error(event)
+                        self.payloads.append(data)
+                        block.append(event)
+                if block:
+                    self._engine.moved()
+                    yield block
+                if self.whole:
+                    return
+                chunk = await self._response.content.readany()
+                if not chunk:
+                    raise StreamBrokenError("broken_stream", "the engine closed the connection in the answer")
+                events = self._splitter.feed(chunk)
+        except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._engine.breaker.error()
+            wrapped = as_engine_error(error)
+            metrics.ENGINE_ERRORS.labels(self._engine.model, wrapped.kind).inc()
+            log.warning("stream broke", extra={"model": self._engine.model, "reason": str(wrapped)})
+            raise StreamBrokenError(wrapped.kind, str(wrapped)) from error
+
+    async def close(self) -> None:
+        """Give the slot back. An answer that is not whole is cancelled: closing the connection stops the engine."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.whole:
+            self._response.release()
+        else:
+            self._response.close()
+        self._engine.pool.release(self._since)
+
+    @staticmethod
+    def _refuse_error(event: bytes) -> None:
+        if event.startswith((b"error:", b'data: {"error"', b'data:{"error"')):
+            message, _ = _engine_message(sse.payload(event))
+            raise EngineError("stream_error", message or "the engine reported an error in the stream")
+
+
+def as_engine_error(error: Exception) -> EngineError:
+    """The error a client library raised, as ours."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, TimeoutError):
+        return EngineError("timeout", f"no answer in time ({type(error).__name__})")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return EngineError("unreachable", str(error))
+    return EngineError("connection", f"{type(error).__name__}: {error}")
+
+
+def _engine_message(payload: bytes) -> tuple[str, str | None]:
+    """Message and code of an engine's error body, in OpenAI's form or vLLM's older flat one."""
+    try:
+        body: Any = json.loads(payload)
+    except ValueError:
+        return payload[:200].decode("utf-8", "replace"), None
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        code = error.get("type") if isinstance(error.get("code"), int) else error.get("code")
+        return str(error.get("message", ""))[:500], code if isinstance(code, str) else None
+    return str(error)[:500], None

@@ -1,0 +1,191 @@
+"""What a client asks for: bodies and headers checked by hand, because this is on every request's way.
+
+Only what QWEN itself acts on is checked; everything else is the engine's to judge and goes there untouched.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from devmentor.common.errors import ApiError
+
+# How an answer is delivered, or who asked; nothing of this changes the answer.
+_NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store", "safety_identifier", "service_tier"})
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_CONVERSATION_MAX = 200
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """What the client's Cache-Control allows."""
+
+    read: bool = True
+    write: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A checked chat request; `body` is as it came."""
+
+    body: dict[str, Any]
+    model: str
+    messages: list[Message]
+    stream: bool
+    include_usage: bool
+    answer_tokens: int | None
+    conversation: str | None
+    watermark: str | None
+    wants_context: bool
+    cache: CachePolicy
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message: what context is searched for."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return text_of(message.get("content"))
+        return ""
+
+    @property
+    def accepts_prose(self) -> bool:
+        """Whether an answer in words of our own can stand in for the model's."""
+        kind = (self.body.get("response_format") or {}).get("type", "text")
+        return kind == "text" and self.body.get("tool_choice") in (None, "none", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A checked embeddings request; `body` is as it came."""
+
+    body: dict[str, Any]
+    model: str
+    cache: CachePolicy
+
+
+def _refuse(param: str, message: str) -> NoReturn:
+    raise ApiError(400, "invalid_value", f"{param}: {message}", param=param)
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The body as an object, or 400."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_json", "the body must be a JSON object")
+    return body
+
+
+def text_of(content: Any) -> str:
+    """The words of a message's content: a string, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+    return ""
+
+
+def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    """Check a POST /v1/chat/completions. Raises ApiError (400) naming the parameter."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        _refuse("messages", "a list with at least one message is expected")
+    for number, message in enumerate(messages):
+        _check_message(number, message)
+    stream = _boolean(body, "stream")
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        _refuse("stream_options", "an object is expected")
+    if options and not stream:
+        _refuse("stream_options", "only with stream: true")
+    response_format = body.get("response_format")
+    if response_format is not None and not isinstance(response_format, dict):
+        _refuse("response_format", "an object is expected")
+    bound = body.get("max_completion_tokens", body.get("max_tokens"))
+    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
+        _refuse("max_tokens", "a positive integer is expected")
+    return ChatRequest(
+        body=body,
+        model=_model(body),
+        messages=messages,
+        stream=stream,
+        include_usage=bool(options.get("include_usage")),
+        answer_tokens=bound,
+        conversation=_conversation(body, headers),
+        watermark=headers.get("x-devmentor-watermark"),
+        wants_context=headers.get("x-devmentor-context", "").lower() != "none",
+        cache=cache_policy(headers),
+    )
+
+
+def parse_embedding(body: dict[str, Any], headers: Mapping[str, str]) -> EmbeddingRequest:
+    """Check a POST /v1/embeddings. Raises ApiError (400) naming the parameter."""
+    given = body.get("input")
+    if not isinstance(given, str | list) or not given:
+        _refuse("input", "a string or a list, not empty, is expected")
+    return EmbeddingRequest(body=body, model=_model(body), cache=cache_policy(headers))
+
+
+def _check_message(number: int, message: Any) -> None:
+    where = f"messages.{number}"
+    if not isinstance(message, dict):
+        _refuse(where, "an object is expected")
+    if message.get("role") not in _ROLES:
+        _refuse(f"{where}.role", f"one of {', '.join(sorted(_ROLES))} is expected")
+    content = message.get("content")
+    if content is None:
+        if message["role"] != "assistant":
+            _refuse(f"{where}.content", "only an assistant's message may have none")
+    elif not isinstance(content, str | list):
+        _refuse(f"{where}.content", "a string or a list of parts is expected")
+
+
+def _model(body: dict[str, Any]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        _refuse("model", "the name of a model is expected; GET /v1/models lists them")
+    return model
+
+
+def _boolean(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        _refuse(name, "true or false is expected")
+    return bool(value)
+
+
+def _conversation(body: dict[str, Any], headers: Mapping[str, str]) -> str | None:
+    metadata = body.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        _refuse("metadata", "an object is expected")
+    name = headers.get("x-devmentor-conversation") or (metadata or {}).get("conversation_id")
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name or len(name) > _CONVERSATION_MAX:
+        _refuse("metadata.conversation_id", f"a string of 1 to {_CONVERSATION_MAX} characters is expected")
+    return name
+
+
+def cache_policy(headers: Mapping[str, str]) -> CachePolicy:
+    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored."""
+    directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
+    if "no-store" in directives:
+        return CachePolicy(read=False, write=False)
+    return CachePolicy(read="no-cache" not in directives)
+
+
+def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str | None) -> str:
+    """One digest for everything that the answer depends on but the context's version, which the entry itself holds.
+
+    Every parameter counts, also one that this code has never heard of, unless it is known not to change the answer.
+    """
+    relevant = {name: value for name, value in body.items() if name not in _NOT_IN_KEY}
+    canonical = json.dumps([endpoint, tenant, scope, relevant], sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
