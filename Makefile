@@ -25,13 +25,13 @@ lab: venv ## four real systemd hosts, the whole platform on them, a question ask
 	@python -m tools.lab_run --inventory $(INVENTORY)
 
 lab-up: venv ## only the hosts
-	@python -m lab --inventory $(INVENTORY) up
+	@python -m lab up --inventory $(INVENTORY)
 
 lab-down: venv ## removes the lab's hosts, networks, mounts and processes
-	@python -m lab --inventory $(INVENTORY) down
+	@python -m lab down --inventory $(INVENTORY)
 
 lab-status: venv ## the lab's hosts
-	@python -m lab --inventory $(INVENTORY) status
+	@python -m lab status --inventory $(INVENTORY)
 
 secrets: venv ## generates the missing secrets of INVENTORY (never overwrites one)
 	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml

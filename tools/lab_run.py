@@ -30,7 +30,7 @@ def where_to_look(inventory: Inventory) -> str:
         for host in inventory.hosts("monitoring")
     ]
     rows += [
-        ("a shell on a host", f"python -m lab --inventory {inventory.path} exec {inventory.hosts('gateway')[0]} bash")
+        ("a shell on a host", f"python -m lab exec --inventory {inventory.path} {inventory.hosts('gateway')[0]} bash")
     ]
     return "\n".join(f"  {name:24} {where}" for name, where in rows)
 

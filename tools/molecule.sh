@@ -9,7 +9,7 @@ if [ "${#scenarios[@]}" = 0 ]; then
     [ "$name" = default ] || scenarios+=("$name")
   done
 fi
-trap 'python -m lab --inventory molecule/inventory down' EXIT
+trap 'python -m lab down --inventory molecule/inventory' EXIT
 passed=0
 for name in "${scenarios[@]}"; do
   began=$SECONDS

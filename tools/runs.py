@@ -95,9 +95,14 @@ def playbook(name: str, inventory: Path, *arguments: str, timeout: float = 3600,
     return run(*command, timeout=timeout, show=show, env=env)
 
 
-def lab(inventory: Path, *arguments: str, timeout: float = 900, show: bool = False) -> Run:
+def lab_command(inventory: Path, verb: str, *arguments: str) -> list[str]:
+    """The command line of a lab verb on an inventory's hosts."""
+    return [sys.executable, "-m", "lab", verb, "--inventory", str(inventory), *arguments]
+
+
+def lab(inventory: Path, verb: str, *arguments: str, timeout: float = 900, show: bool = False) -> Run:
     """Runs a lab verb on an inventory's hosts."""
-    return run(sys.executable, "-m", "lab", "--inventory", str(inventory), *arguments, timeout=timeout, show=show)
+    return run(*lab_command(inventory, verb, *arguments), timeout=timeout, show=show)
 
 
 def load_average() -> float:

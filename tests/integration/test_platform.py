@@ -16,7 +16,7 @@ from tests.integration.conftest import RESULTS
 from tools import ask
 from tools.inventory_vars import Inventory
 from tools.lab_run import deploy, prepare
-from tools.runs import lab, load_average, playbook, record
+from tools.runs import lab, lab_command, load_average, playbook, record
 
 pytestmark = pytest.mark.lab
 
@@ -28,9 +28,13 @@ SECOND_RUN_SHARE = 0.25
 @pytest.fixture(scope="module")
 def deployed(hosts: Path) -> Path:
     """Bare hosts with the platform on them; the floor is measured first, on the same kind of hosts."""
+    floor = RESULTS.with_name("floor.json")
+    floor.parent.mkdir(parents=True, exist_ok=True)
     lab(hosts, "down").require()
-    floor = lab(hosts, "floor", "--json", str(RESULTS.with_name("floor.json")), show=True).require()
-    record(RESULTS, floor=json.loads(RESULTS.with_name("floor.json").read_text()), floor_wall_seconds=floor.seconds)
+    lab(hosts, "up", "--bare", show=True).require()
+    lab(hosts, "floor", "--json", str(floor), show=True).require()
+    record(RESULTS, floor=json.loads(floor.read_text()))
+    lab(hosts, "down").require()
     lab(hosts, "up", "--bare", show=True).require()
     prepare(hosts)
     load = load_average()
@@ -67,9 +71,8 @@ def trace(inventory: Path, request_id: str) -> dict[str, object]:
     tls = "/etc/devmentor/tls"
     for host in instances:
         # The key goes in on standard input: an argument would be in the host's process list.
-        command = ["python", "-m", "lab", "--inventory", str(inventory), "exec", host]
         answer = subprocess.run(
-            [*command, "--", "curl", "--silent", "--config", "-"],
+            lab_command(inventory, "exec", host, "--", "curl", "--silent", "--config", "-"),
             input=f'url = "https://{host}:8080/v1/traces/{request_id}"\nheader = "Authorization: Bearer {key}"\n'
             f'cacert = "{tls}/ca.crt"\ncert = "{tls}/host.crt"\nkey = "{tls}/host.key"\n',
             capture_output=True, text=True, timeout=30, check=True,
