@@ -87,6 +87,8 @@ class Recorder:
             result, evidence = FAIL, str(error)
         except ConnectionRefusedError:
             result, evidence = FAIL, "connection refused: nothing listens"
+        except Unanswered as error:
+            result, evidence = UNKNOWN, str(error)
         except Exception as error:
             result, evidence = UNKNOWN, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         for secret in self.plan.secrets.values():

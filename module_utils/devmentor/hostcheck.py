@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import ipaddress
@@ -204,13 +205,23 @@ def read_listeners(ports: set[int]) -> list[Listener]:
     for process in pathlib.Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
+        held = _sockets_of(process) & set(sockets)
         try:
-            links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
-            held = {int(link[8:-1]) for link in links if link.startswith("socket:[")} & set(sockets)
-            if held:
-                command = (process / "comm").read_text().strip()
-                cgroup = (process / "cgroup").read_text()
+            command = (process / "comm").read_text().strip() if held else ""
+            cgroup = (process / "cgroup").read_text() if held else ""
         except OSError:
             continue  # the process ended meanwhile
         listeners += [Listener(sockets.pop(inode), command, int(process.name), cgroup) for inode in held]
     return listeners + [Listener(port, "", None, "") for port in sockets.values()]
+
+
+def _sockets_of(process: pathlib.Path) -> set[int]:
+    """Inodes of the sockets that a process (/proc/PID) has open; descriptors come and go while one looks."""
+    inodes = set()
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                link = os.readlink(descriptor)
+                if link.startswith("socket:["):
+                    inodes.add(int(link[8:-1]))
+    return inodes

@@ -327,7 +327,7 @@ def check_variables(platform: Platform) -> list[Problem]:
 
 def _unknown(platform: Platform, host: Host, name: str, known: c.Mapping[str, Any]) -> list[Problem]:
     ours = name.startswith(("devmentor_", *(f"{role}_" for role in platform.specs)))
-    close = difflib.get_close_matches(name, known, 1, cutoff=0.6 if ours else 0.9)
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.8 if ours else 0.9)
     if not ours and not close:
         return []
     hint = f" (did you mean {close[0]}?)" if close else ""
