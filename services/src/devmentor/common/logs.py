@@ -43,5 +43,5 @@ def configure(service: str, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "procrastinate", "uvicorn.access", "psycopg.pool"):
+    for noisy in ("httpx", "httpcore", "procrastinate", "uvicorn.access", "psycopg.pool", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

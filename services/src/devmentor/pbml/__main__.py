@@ -7,10 +7,11 @@ import sys
 
 from pydantic import ValidationError
 
-from devmentor.common import logs, server
-from devmentor.pbml import api, schema, worker
-from devmentor.pbml.index import CollectionDrift, Index, IndexUnavailable
+from devmentor.common import logs
 from devmentor.pbml.settings import Settings
+
+# The clients of Qdrant and the migration tool take seconds of processor time to load: each command
+# imports what it needs and no more.
 
 
 def main() -> None:
@@ -25,11 +26,19 @@ def main() -> None:
         sys.exit(2)
     logs.configure("pbml" if arguments.command != "worker" else "pbml-worker", settings.log_level)
     if arguments.command == "serve":
+        from devmentor.common import server
+        from devmentor.pbml import api
+
         server.run(api.application(settings), settings)
     elif arguments.command == "worker":
+        from devmentor.common import server
+        from devmentor.pbml import worker
+
         app, running = worker.application(settings)
         server.run(app, settings.model_copy(update={"port": settings.worker_port}), alive=running.alive)
     elif arguments.command == "migrate":
+        from devmentor.pbml import schema
+
         done = schema.migrate(settings.conninfo(session=True, application="pbml-migrate"), arguments.to)
         _say({"changed": done.changed, "before": done.before, "after": done.after})
     else:
@@ -37,6 +46,8 @@ def main() -> None:
 
 
 async def _ensure_collection(settings: Settings) -> int:
+    from devmentor.pbml.index import CollectionDrift, Index, IndexUnavailable
+
     index = Index(settings)
     try:
         done = await index.ensure()

@@ -113,10 +113,10 @@ class Index:
                     vector=p.vector,
                     payload={
                         "tenant": p.tenant,
-                        "document": p.document_id,
+                        "document_id": p.document_id,
                         "version": p.version,
                         "chunk": p.chunk,
-                        **({"conversation": p.conversation_id} if p.conversation_id is not None else {}),
+                        **({"conversation_id": p.conversation_id} if p.conversation_id is not None else {}),
                     },
                 )
                 for p in points[first : first + _UPSERT_BATCH]
@@ -129,7 +129,7 @@ class Index:
             filter=models.Filter(
                 must=[
                     _is("tenant", tenant),
-                    _is("document", document_id),
+                    _is("document_id", document_id),
                     models.FieldCondition(key="version", range=models.Range(lte=up_to_version)),
                 ]
             )
@@ -147,17 +147,17 @@ class Index:
         document_ids: Sequence[str] | None = None,
     ) -> list[Hit]:
         """The nearest chunks of a tenant's documents and, where given, of one conversation's turns."""
-        document: Any = models.IsEmptyCondition(is_empty=models.PayloadField(key="conversation"))
+        document: Any = models.IsEmptyCondition(is_empty=models.PayloadField(key="conversation_id"))
         if document_ids is not None:
             document = models.Filter(
                 must=[
                     document,
-                    models.FieldCondition(key="document", match=models.MatchAny(any=list(document_ids))),
+                    models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids))),
                 ]
             )
         scope: list[Any] = [document]
         if conversation_id is not None:
-            scope.append(_is("conversation", conversation_id))
+            scope.append(_is("conversation_id", conversation_id))
         query_filter = models.Filter(must=[_is("tenant", tenant)], should=scope)
         answer = await self._call(
             "search",
@@ -167,15 +167,15 @@ class Index:
                 query_filter=query_filter,
                 limit=limit,
                 score_threshold=min_score,
-                with_payload=["document", "version", "chunk"],
+                with_payload=["document_id", "version", "chunk"],
                 search_params=models.SearchParams(hnsw_ef=self._settings.hnsw_ef),
             ),
         )
-        return [(p.payload["document"], p.payload["version"], p.payload["chunk"], p.score) for p in answer.points]
+        return [(p.payload["document_id"], p.payload["version"], p.payload["chunk"], p.score) for p in answer.points]
 
     async def count(self, tenant: str, document_id: str | None = None) -> int:
         """Points of a tenant or of one of its documents, exactly."""
-        must = [_is("tenant", tenant)] + ([_is("document", document_id)] if document_id is not None else [])
+        must = [_is("tenant", tenant)] + ([_is("document_id", document_id)] if document_id is not None else [])
         answer = await self._call(
             "count", lambda client: client.count(self._name, models.Filter(must=must), exact=True)
         )
@@ -244,8 +244,8 @@ class Index:
 
 _PAYLOAD_INDEXES: dict[str, Any] = {
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
-    "document": models.PayloadSchemaType.KEYWORD,
-    "conversation": models.PayloadSchemaType.KEYWORD,
+    "document_id": models.PayloadSchemaType.KEYWORD,
+    "conversation_id": models.PayloadSchemaType.KEYWORD,
 }
 
 
