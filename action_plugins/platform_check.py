@@ -71,8 +71,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
             return str(view.values["devmentor_address"])
 
+        offline = set(groups.get("offline", []))
         peers = {
-            group: {str(host): address(host) for host in groups.get(group, [])}
+            group: {str(host): address(host) for host in groups.get(group, []) if host not in offline}
             for group in ("postgres", "qdrant", "monitoring")
         }
         keys = values.get("vault_api_keys") or {}

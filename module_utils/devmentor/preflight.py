@@ -139,7 +139,7 @@ def check_groups(platform: Platform) -> list[Problem]:
             )
     for host in platform.hosts.values():
         if not set(host.groups) & set(GROUP_SIZES):
-            close = [match for g in host.groups for match in difflib.get_close_matches(g, GROUP_SIZES, 1)]
+            close = [name for group in host.groups for name in difflib.get_close_matches(group, GROUP_SIZES, 1)]
             hint = f" (did you mean {close[0]}?)" if close else ""
             problems.append(
                 Problem(
