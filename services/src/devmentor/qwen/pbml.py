@@ -29,6 +29,10 @@ class PbmlUnavailableError(Exception):
     """No replica gave an answer within the deadline."""
 
 
+class _NotHereError(Exception):
+    """A replica that works refused the call: it has not reached a watermark yet, say. Another one may take it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a document, best first in a list of them."""
@@ -92,15 +96,14 @@ class Pbml:
     def configured(self) -> bool:
         return bool(self._replicas)
 
-    async def version(self, caller: Caller, conversation: str | None, watermark: str | None) -> Version:
+    async def version(self, caller: Caller, conversation: str | None) -> Version:
         """The version of what a question may find now. It changes when a document or a turn becomes visible.
 
-        Believed for a moment per tenant and conversation; a caller who sends a watermark (and so wants to read an own
-        write) always gets a new one. Concurrent askers share one call.
+        Believed for a moment per tenant and conversation. Concurrent askers share one call.
         """
         key = caller.tenant, conversation
         memo, now = self._versions.get(key), time.monotonic()
-        if memo is not None and watermark is None and now - memo.at < self._version_s:
+        if memo is not None and now - memo.at < self._version_s:
             return Version(memo.version, current=True)
         try:
             return Version(await self._shared_version(key, caller), current=True)
@@ -196,6 +199,9 @@ class Pbml:
                 replica.rests_until = time.monotonic() + _REST_S
                 reasons.append(f"{replica.url}: {type(error).__name__}: {error}"[:200])
                 continue
+            except _NotHereError as error:
+                reasons.append(f"{replica.url}: {error}")
+                continue
             replica.rests_until = 0.0
             metrics.CONTEXT_SECONDS.labels(operation).observe(time.monotonic() - start)
             return answer
@@ -212,6 +218,8 @@ class Pbml:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with self._session.request(method, url, headers=headers, data=data, timeout=timeout) as response:
             raw = await response.read()
+            if 400 <= response.status < 500:
+                raise _NotHereError(f"status {response.status}: {raw[:200].decode('utf-8', 'replace')}")
             if response.status not in (200, 202):
                 raise PbmlUnavailableError(f"status {response.status}: {raw[:200].decode('utf-8', 'replace')}")
         body = json.loads(raw)

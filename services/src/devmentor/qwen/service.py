@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _NO_VERSION = ""  # of answers that no context went into
 _BACKGROUND_MAX = 1000
+_QUERY_CHARS = 8000  # of a question that context is searched for; PBML takes no longer query
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,11 @@ class Qwen:
             return await self._fall_back(job, error, messages)
 
     async def _learn_version(self, job: _Job) -> None:
-        version = await self._pbml.version(job.caller, job.request.conversation, job.request.watermark)
+        if job.request.watermark is not None:
+            # Who wants to read an own write is not served from before it: nothing cached counts as fresh.
+            job.version = None
+            return
+        version = await self._pbml.version(job.caller, job.request.conversation)
         job.version = version.text
         if not version.current:
             job.context = "degraded"
@@ -133,7 +138,7 @@ class Qwen:
         request = job.request
         messages = request.messages
         length = await engine.context_length()
-        question = request.question
+        question = request.question[:_QUERY_CHARS]
         if not question or length is None:
             job.context = "none" if not question else "degraded"
             return Assembled(messages)
@@ -253,7 +258,7 @@ class Qwen:
             try:
                 found = await self._pbml.context(
                     job.caller,
-                    job.request.question,
+                    job.request.question[:_QUERY_CHARS],
                     conversation=None,
                     watermark=job.request.watermark,
                     token_budget=self._settings.answer_tokens,

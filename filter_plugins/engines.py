@@ -1,0 +1,117 @@
+"""Filters of the roles llamacpp and qwen: which engines a host runs, and whom an instance asks first."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+_NAME = re.compile(r"[a-z]+\Z")
+_REQUIRED = frozenset({"groups", "artifact", "alias", "mode", "port", "context", "parallel"})
+_DEFAULTS = {"max_answer": -1}
+
+
+def engines_of(instances: Mapping[str, Mapping[str, Any]], group_names: Iterable[str]) -> list[dict[str, Any]]:
+    """The entries of llamacpp_instances that a host of these groups runs, each with its `name`, by name.
+
+    Raises AnsibleFilterError naming the entry and what is wrong with it.
+    """
+    mine = set(group_names)
+    ports: dict[int, str] = {}
+    found = []
+    for name, entry in sorted(instances.items()):
+        where = f"llamacpp_instances.{name}"
+        if not _NAME.match(name):
+            raise AnsibleFilterError(f"{where}: a name has lower-case letters only.")
+        if missing := _REQUIRED - set(entry):
+            raise AnsibleFilterError(f"{where}: {', '.join(sorted(missing))} missing.")
+        for key in sorted(set(entry) - _REQUIRED - set(_DEFAULTS)):
+            close = difflib.get_close_matches(key, [*_REQUIRED, *_DEFAULTS], 1)
+            raise AnsibleFilterError(f"{where}: unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
+        if entry["mode"] not in ("chat", "embed"):
+            raise AnsibleFilterError(f"{where}: mode is {entry['mode']!r}, not chat or embed.")
+        if not mine & set(entry["groups"]):
+            continue
+        port = int(entry["port"])
+        if port in ports:
+            raise AnsibleFilterError(f"{where}: port {port} is {ports[port]}'s already.")
+        ports[port] = name
+        found.append({**_DEFAULTS, **entry, "name": name, "port": port})
+    return found
+
+
+def engine_files(
+    engines: Iterable[Mapping[str, Any]],
+    fetched: Mapping[str, Mapping[str, Any]],
+    config_dir: str,
+    models_dir: str,
+    shared: Mapping[str, Any],
+) -> list[dict[str, str]]:
+    """The environment file of each engine. `fetched` is what artifact_fetch returned, `shared` holds further LLAMACPP_*
+    variables, without the prefix."""
+    files = []
+    for engine in engines:
+        model = fetched[engine["artifact"]]
+        settings = {
+            "MODEL": f"{models_dir}/{engine['artifact']}/{model['release']}/{model['file']}",
+            **{name.upper(): engine[name] for name in ("alias", "mode", "port", "context", "parallel", "max_answer")},
+            **shared,
+        }
+        text = "".join(f"LLAMACPP_{name}={value}\n" for name, value in settings.items())
+        files.append(
+            {"path": f"{config_dir}/{engine['name']}.env", "content": f"# Managed by Ansible (role llamacpp).\n{text}"}
+        )
+    return files
+
+
+def engine_units(
+    engines: Iterable[Mapping[str, Any]], config_dir: str, marker: str, patience: int
+) -> list[dict[str, Any]]:
+    """The engines as units for the module service_units. An engine reads its environment and its release at the start;
+    a new model has a new path, and so comes by the environment."""
+    return [
+        {
+            "name": f"llamacpp@{engine['name']}.service",
+            "enabled": True,
+            "restart_on": [f"{config_dir}/{engine['name']}.env", marker],
+            "wait_for": {"url": f"http://127.0.0.1:{engine['port']}/health", "timeout": int(patience)},
+        }
+        for engine in engines
+    ]
+
+
+def nearest_first(hosts: list[str], host: str, siblings: list[str]) -> list[str]:
+    """`hosts` in the order in which `host` should ask them: itself first where it is one of them; else the list turned
+    by its place among its siblings, so that they do not all ask the same one."""
+    if host in hosts:
+        start = hosts.index(host)
+    elif host in siblings and hosts:
+        start = siblings.index(host) % len(hosts)
+    else:
+        start = 0
+    return [*hosts[start:], *hosts[:start]]
+
+
+def tenant_digests(keys: Mapping[str, str]) -> list[dict[str, str]]:
+    """vault_api_keys ({tenant: key}) as tenants.json holds them: digests, never the keys."""
+    return [
+        {"tenant": tenant, "key_sha256": hashlib.sha256(str(key).encode()).hexdigest()}
+        for tenant, key in sorted(keys.items())
+    ]
+
+
+class FilterModule:
+    """Entry point for Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "engine_files": engine_files,
+            "engine_units": engine_units,
+            "engines_of": engines_of,
+            "nearest_first": nearest_first,
+            "tenant_digests": tenant_digests,
+        }
