@@ -39,9 +39,11 @@ def nodes_from_results(hosts: Sequence[str], hostvars: Any, elsewhere: Any) -> l
     return nodes
 
 
-def postgres_plan(hosts: Sequence[str], hostvars: Any, elsewhere: Any, bootstrap: str) -> dict[str, Any]:
-    """The plan of this run as a dict (postgres_topology.Plan)."""
-    plan: Plan = decide(nodes_from_results(hosts, hostvars, elsewhere), bootstrap)
+def postgres_plan(
+    hosts: Sequence[str], hostvars: Any, elsewhere: Any, bootstrap: str, play_hosts: Sequence[str]
+) -> dict[str, Any]:
+    """The plan of this run as a dict (postgres_topology.Plan); the hosts in this run are `play_hosts`."""
+    plan: Plan = decide(nodes_from_results(hosts, hostvars, elsewhere), bootstrap, frozenset(play_hosts))
     return dataclasses.asdict(plan)
 
 

@@ -87,8 +87,24 @@ def _reasons(nodes: list[Node]) -> str:
     return "; ".join(f"{node.host}: {node.error or 'state unknown'}" for node in nodes)
 
 
-def decide(nodes: list[Node], bootstrap: str) -> Plan:
-    """The plan for these nodes; `bootstrap` is the host that starts a cluster where none exists."""
+def decide(nodes: list[Node], bootstrap: str, reach: frozenset[str] | None = None) -> Plan:
+    """The plan for these nodes; `bootstrap` is the host that starts a cluster where none exists.
+
+    reach: the hosts that this run may change, all where it is left out. A primary that has to be made or started must
+    be one of them.
+    """
+    plan = _decide(nodes, bootstrap)
+    idle = plan.actions.get(plan.primary) in ("initdb", "start")
+    if idle and reach is not None and plan.primary not in reach:
+        return Plan(
+            unknown=plan.unknown,
+            refusal=f"No PostgreSQL primary runs; {plan.primary} is to lead, but is not part of this run. Run again "
+            "without --limit, or with it in the limit.",
+        )
+    return plan
+
+
+def _decide(nodes: list[Node], bootstrap: str) -> Plan:
     unknown = [node for node in nodes if not node.known]
     whys = {node.host: node.error or "state unknown" for node in unknown}
     holders = [node for node in nodes if node.known and node.data == PRESENT]

@@ -1,0 +1,119 @@
+#!/usr/bin/python
+# Copyright: DevMentor platform developers
+# Apache License 2.0 (see LICENSE)
+
+DOCUMENTATION = r"""
+module: pgbackrest_stanza
+short_description: A pgBackRest stanza that exists, archives and holds one full backup
+description:
+  - Looks whether the local server is the primary; elsewhere it does nothing.
+  - Makes the stanza, checks that a WAL segment reaches the store, and makes a full backup, each where it is missing.
+options:
+  stanza: {description: Name of the stanza., type: str, required: true}
+  port: {description: Port of the local server., type: int, default: 5432}
+  user: {description: Operating system user that pgBackRest runs as., type: str, default: postgres}
+  timeout: {description: Seconds that stanza-create and check may take., type: int, default: 180}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+author: DevMentor platform developers
+"""
+
+EXAMPLES = r"""
+- name: Have the stanza and one full backup
+  pgbackrest_stanza:
+    stanza: devmentor
+"""
+
+RETURN = r"""
+primary:
+  description: Whether this host's server is the primary; none where no server answers (check mode only).
+  returned: success
+  type: bool
+actions:
+  description: What was (or would be) done, with the reason.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import json
+import os
+import pwd
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.devmentor.postgres import PostgresError
+from ansible.module_utils.devmentor.postgres_backup import BACKUP, plan_stanza
+
+ASK = "SELECT pg_is_in_recovery() || ' ' || system_identifier FROM pg_control_system()"
+
+
+class Repository:
+    def __init__(self, params):
+        self.params = params
+
+    def run(self, command, timeout=None):
+        entry = pwd.getpwnam(self.params["user"])
+        done = subprocess.run(
+            command, user=entry.pw_uid, group=entry.pw_gid, cwd="/",
+            extra_groups=os.getgrouplist(self.params["user"], entry.pw_gid),
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": entry.pw_dir},
+            text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False,
+        )
+        if done.returncode != 0:
+            text = (done.stderr.strip() + "\n" + done.stdout.strip()).strip()[-2000:]
+            raise PostgresError(f"{' '.join(command)} failed with {done.returncode}: {text}")
+        return done.stdout
+
+    def pgbackrest(self, *words, timeout=None):
+        return self.run(["pgbackrest", f"--stanza={self.params['stanza']}", *words], timeout)
+
+    def server(self):
+        command = ["psql", "-XAtq", "-p", str(self.params["port"]), "-c", ASK, "postgres"]
+        standby, identifier = self.run(command, timeout=30).split()
+        return standby == "false", identifier
+
+    def info(self):
+        return json.loads(self.pgbackrest("--output=json", "info", timeout=60))
+
+
+def run(module):
+    repository, actions = Repository(module.params), []
+    try:
+        primary, identifier = repository.server()
+        plan = plan_stanza(repository.info(), module.params["stanza"], identifier) if primary else []
+    except (PostgresError, OSError, KeyError):
+        if not module.check_mode:
+            raise
+        return {"changed": False, "primary": None, "actions": ["(the server or the store is not there yet)"]}
+    for verb, reason in plan:
+        actions.append(f"{verb}: {reason}")
+        if module.check_mode:
+            continue
+        if verb == BACKUP:
+            repository.pgbackrest("--type=full", verb)
+        else:
+            repository.pgbackrest(verb, timeout=module.params["timeout"])
+    return {"changed": bool(actions), "primary": primary, "actions": actions}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "stanza": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 5432},
+            "user": {"type": "str", "default": "postgres"},
+            "timeout": {"type": "int", "default": 180},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except (PostgresError, OSError, KeyError, ValueError, subprocess.TimeoutExpired) as error:
+        module.fail_json(msg=f"pgBackRest: {error}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
