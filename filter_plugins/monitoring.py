@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.devmentor.monitoring import (
+
+# Filters run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from module_utils.devmentor.monitoring import (
     Host,
     MonitoringError,
     endpoint,

@@ -169,8 +169,12 @@ def mesh_arguments(address: str, peers: Iterable[str], port: int, tls_config: st
     others = [f"--cluster.peer={endpoint(peer, port)}" for peer in peers]
     if not others:
         return "--cluster.listen-address="
-    # Alertmanager advertises IP addresses only; reached by a name, it has to find its own.
-    own = []
+    # Its TLS transport listens on and advertises IP addresses only; reached by a name, it has to find its own.
+    listen, own = "0.0.0.0", []  # noqa: S104 - the firewall lets only the peers in
     with contextlib.suppress(ValueError):
-        own = [f"--cluster.advertise-address={endpoint(str(ipaddress.ip_address(address)), port)}"]
-    return " ".join([f"--cluster.listen-address=:{port}", *own, *others, f"--cluster.tls-config={tls_config}"])
+        parsed = ipaddress.ip_address(address)
+        own = [f"--cluster.advertise-address={endpoint(str(parsed), port)}"]
+        listen = "0.0.0.0" if parsed.version == 4 else "::"  # noqa: S104
+    return " ".join(
+        [f"--cluster.listen-address={endpoint(listen, port)}", *own, *others, f"--cluster.tls-config={tls_config}"]
+    )
