@@ -21,12 +21,12 @@ EVERYTHING = frozenset(p for entry in FOOTPRINT.values() for kind in ("paths", "
 DATA = {path for entry in FOOTPRINT.values() for path in entry.get("data", [])}
 
 
+RUNNING = ("devmentor.slice", "devmentor-postgres.slice", "haproxy.service", "postgresql@17-main.service")
+
+
 def current(**changes: Any) -> Current:
     values: dict[str, Any] = {
-        "active_units": frozenset(
-            ["devmentor.slice", "devmentor-postgres.slice", "haproxy.service", "postgresql@17-main.service"]
-            + ["ssh.service"]
-        ),
+        "active_units": frozenset({*RUNNING, "ssh.service"}),
         "enabled_units": frozenset({"haproxy.service"}),
         "unit_files": frozenset({"haproxy.service.d", "qdrant.service", "getty.target.wants", "devmentor.slice"}),
         "packages": frozenset({"haproxy", "postgresql-17", "openssl"}),
