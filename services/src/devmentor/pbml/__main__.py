@@ -1,9 +1,11 @@
-"""devmentor-pbml: serve, worker, migrate, ensure-collection."""
+"""devmentor-pbml: serve, worker, migrate, ensure-collection, prepare."""
 
 import argparse
 import asyncio
 import json
 import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -18,63 +20,81 @@ def main() -> None:
     """Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the collection is not what is declared."""
     arguments = _parser().parse_args()
     try:
-        settings = Settings()
+        source: dict[str, Any] = {"_env_file": arguments.env_file}
+        settings = Settings(**source)
     except ValidationError as error:
         for finding in error.errors(include_url=False, include_input=False, include_context=False):
             name = "_".join(str(part) for part in finding["loc"]).upper()
             sys.stderr.write(f"PBML_{name}: {finding['msg']}\n" if name else f"{finding['msg']}\n")
         sys.exit(2)
-    logs.configure("pbml" if arguments.command != "worker" else "pbml-worker", settings.log_level)
-    if arguments.command == "serve":
+    logs.configure("pbml-worker" if arguments.command == "worker" else "pbml", settings.log_level)
+    command = arguments.command
+    if command == "serve":
         from devmentor.common import server
         from devmentor.pbml import api
 
         server.run(api.application(settings), settings)
-    elif arguments.command == "worker":
+        return
+    if command == "worker":
         from devmentor.common import server
         from devmentor.pbml import worker
 
         app, running = worker.application(settings)
         server.run(app, settings.model_copy(update={"port": settings.worker_port}), alive=running.alive)
-    elif arguments.command == "migrate":
-        from devmentor.pbml import schema
+        return
+    done: dict[str, Any] = {}
+    if command in ("migrate", "prepare"):
+        done["schema"] = _migrate(settings, arguments.to)
+    if command in ("ensure-collection", "prepare"):
+        done["collection"] = _ensure_collection(settings)
+    changed = any(part["changed"] for part in done.values())
+    sys.stdout.write(json.dumps({"changed": changed, **done}) + "\n")
 
-        done = schema.migrate(settings.conninfo(session=True, application="pbml-migrate"), arguments.to)
-        _say({"changed": done.changed, "before": done.before, "after": done.after})
-    else:
-        sys.exit(asyncio.run(_ensure_collection(settings)))
+
+def _migrate(settings: Settings, target: str) -> dict[str, Any]:
+    from devmentor.pbml import schema
+
+    try:
+        done = schema.migrate(settings.conninfo(session=True, application="pbml-migrate"), target)
+    except schema.MigrationFailed as error:
+        _fail(1, f"schema: {error}")
+    return {"changed": done.changed, "before": done.before, "after": done.after}
 
 
-async def _ensure_collection(settings: Settings) -> int:
+def _ensure_collection(settings: Settings) -> dict[str, Any]:
     from devmentor.pbml.index import CollectionDrift, Index, IndexUnavailable
 
-    index = Index(settings)
+    async def ensure() -> list[str]:
+        index = Index(settings)
+        try:
+            return await index.ensure()
+        finally:
+            await index.close()
+
     try:
-        done = await index.ensure()
+        done = asyncio.run(ensure())
     except CollectionDrift as drift:
-        sys.stderr.write(f"{drift}\n")
-        return 3
+        _fail(3, str(drift))
     except IndexUnavailable as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    finally:
-        await index.close()
-    _say({"changed": bool(done), "done": done})
-    return 0
+        _fail(1, f"Qdrant: {error}")
+    return {"changed": bool(done), "done": done}
 
 
-def _say(result: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(result) + "\n")
+def _fail(status: int, message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="devmentor-pbml", description="Settings come from PBML_* variables.")
+    parser.add_argument("--env-file", type=Path, help="read variables from here too; the environment wins")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the API")
     commands.add_parser("worker", help="run the pipeline for queued versions")
     migrate = commands.add_parser("migrate", help="bring the database's schema to a revision")
     migrate.add_argument("--to", default="head", help="a revision, or base for none (default: %(default)s)")
     commands.add_parser("ensure-collection", help="create the Qdrant collection if missing, compare it otherwise")
+    commands.add_parser("prepare", help="migrate to head and ensure-collection").set_defaults(to="head")
     return parser
 
 

@@ -1,6 +1,7 @@
 """The Qdrant collection: declared, filled, searched. One point a chunk, tenants apart by a payload filter."""
 
 import logging
+import random
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
@@ -61,10 +62,11 @@ class Index:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.collection
-        self._clients = [self._client(url) for url in settings.qdrant_urls]
-        self._current = 0
-        if not self._clients:
+        if not settings.qdrant_urls:
             raise ValueError("at least one Qdrant URL is needed (PBML_QDRANT_URLS)")
+        self._clients = [self._client(url) for url in settings.qdrant_urls]
+        # Replicas start at different peers, so that they share the work of answering.
+        self._current = random.randrange(len(self._clients))  # noqa: S311 - not a secret
 
     def _client(self, url: str) -> AsyncQdrantClient:
         key = self._settings.qdrant_api_key

@@ -7,8 +7,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
+
+
+class MigrationFailed(Exception):
+    """Nothing was changed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,15 @@ def migrate(conninfo: str, target: str = "head") -> Migration:
     A database that is ahead of this release is left alone when the target is `head`: revisions only
     add to the schema until the release after has dropped its use, so the older release still works.
     """
+    try:
+        return _migrate(conninfo, target)
+    except DBAPIError as error:
+        raise MigrationFailed(str(error.orig).strip()) from error
+    except (SQLAlchemyError, CommandError, psycopg.Error) as error:
+        raise MigrationFailed(str(error).strip()) from error
+
+
+def _migrate(conninfo: str, target: str) -> Migration:
     config = _config()
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
@@ -54,7 +69,7 @@ def migrate(conninfo: str, target: str = "head") -> Migration:
         config.attributes["connection"] = connection
         if before is not None and before not in known:
             if target != "head":
-                raise ValueError(f"revision {before} is not of this release; go back with the release that has it")
+                raise MigrationFailed(f"revision {before} is not of this release; go back with the release that has it")
             return Migration(before, before)
         back = target == "base" or (before is not None and target in known and target < before)
         (command.downgrade if back else command.upgrade)(config, target)
