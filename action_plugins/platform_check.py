@@ -15,14 +15,24 @@ if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
 
 from ansible.module_utils.devmentor import checks, inventory_view  # noqa: E402
 
-# What a check authenticates with -> the variable that has it. Roles' variables, not vault names: an inventory may
-# override them.
+# What a check authenticates with -> the role's variable that has it (not the vault's: an inventory may override it).
 SECRETS = {
-    "pbml_database_password": "vault_postgres_pbml_password",
-    "cache_user": "qwen",
-    "cache_password": "vault_cache_password",
-    "qdrant_api_key": "vault_qdrant_read_only_api_key",
+    "pbml_database_password": "postgres_pbml_password",
+    "cache_user": "qwen_cache_user",
+    "cache_password": "qwen_cache_password",
+    "qdrant_api_key": "qdrant_read_only_api_key",
 }
+VARIABLES = (
+    "devmentor_address",
+    "devmentor_embedding_model",
+    "devmentor_ports",
+    "devmentor_tls_ca",
+    "devmentor_tls_cert",
+    "devmentor_tls_key",
+    "devmentor_vip",
+    "qwen_api_keys",
+    *SECRETS.values(),
+)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -62,24 +72,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         roles = inventory_view.load_roles(ROOT / "roles", load)
         extra = {"groups": groups, "hostvars": hostvars}
         name = str(task_vars["inventory_hostname"])
-        me = inventory_view.host_view(name, hostvars.raw_get(name), roles, extra, template)
+        me = inventory_view.host_view(name, hostvars.raw_get(name), roles, extra, template, VARIABLES)
+        if me.errors:
+            raise ValueError("; ".join(f"{variable}: {error}" for variable, error in me.errors.items()))
         values = me.values
 
         def address(host: str) -> str:
-            view = inventory_view.host_view(
-                host, hostvars.raw_get(host), roles, extra, template, names=("devmentor_address",)
-            )
-            return str(view.values["devmentor_address"])
+            raw = hostvars.raw_get(host)
+            return str(inventory_view.host_view(host, raw, roles, extra, template, VARIABLES[:1]).values[VARIABLES[0]])
 
         offline = set(groups.get("offline", []))
         peers = {
             group: {str(host): address(host) for host in groups.get(group, []) if host not in offline}
             for group in ("postgres", "qdrant", "monitoring")
         }
-        keys = values.get("vault_api_keys") or {}
-        secrets = {"api_key": str(keys[sorted(keys)[0]]) if keys else ""}
-        for secret, variable in SECRETS.items():
-            secrets[secret] = str(values.get(variable, "")) if variable.startswith("vault_") else variable
+        keys = values["qwen_api_keys"]
+        if not keys:
+            raise ValueError("qwen_api_keys is empty; make secrets adds the keys of devmentor_tenants")
+        secrets = {secret: str(values[variable]) for secret, variable in SECRETS.items()}
+        # Any tenant will do: the document and the question of verify are deleted or unique.
+        secrets["api_key"] = str(keys[sorted(keys)[0]])
         plan = {
             "host": name,
             "address": str(values["devmentor_address"]),
@@ -89,6 +101,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "tls": {part: str(values[f"devmentor_tls_{part}"]) for part in ("ca", "cert", "key")},
             "run": str(self._task.args["run"]),
             "vip": str(values.get("devmentor_vip") or ""),
+            "embedding_model": str(values["devmentor_embedding_model"]),
             "engine_port": int(values["devmentor_ports"]["llamacpp_chat"]),
             "replicated_row": set(peers["postgres"]) <= {str(host) for host in task_vars["ansible_play_hosts_all"]},
             "patience": float(self._task.args.get("patience", 30)),

@@ -64,6 +64,7 @@ class Plan:
     run: str
     vip: str = ""
     engine_port: int = 0
+    embedding_model: str = ""
     collection: str = "pbml"
     certificate_days: int = 14
     replicated_row: bool = True
@@ -523,7 +524,7 @@ def check_engine(plan: Plan, record: Recorder) -> None:
 def check_embeddings(plan: Plan, record: Recorder) -> None:
     def embedding() -> str:
         url = f"http://127.0.0.1:{plan.ports['llamacpp_embed']}/v1/embeddings"
-        body = {"input": f"verify {plan.run}", "model": "embed"}
+        body = {"input": f"verify {plan.run}", "model": plan.embedding_model}
         vector = ask(plan, "POST", url, body).json()["data"][0]["embedding"]
         if len(vector) != EMBEDDING_DIMENSIONS or not any(vector):
             raise Failed(f"a vector of {len(vector)} dimensions, {EMBEDDING_DIMENSIONS} are needed")

@@ -93,7 +93,7 @@ def check_capacity(cores: int, memory: int, needs: list[dict[str, Any]]) -> list
 
 
 def check_disks(wanted: list[dict[str, Any]], disks: dict[str, Disk]) -> list[Finding]:
-    """Free space and size, once per file system: the path that lacks most speaks for it."""
+    """Free space and size, once per file system: the path that lacks most speaks for it, a full disk for the rest."""
     worst: dict[tuple[int, str], tuple[float, Finding]] = {}
 
     def note(device: int, kind: str, lack: float, finding: Finding) -> None:
@@ -116,7 +116,8 @@ def check_disks(wanted: list[dict[str, Any]], disks: dict[str, Disk]) -> list[Fi
             note(disk.device, "inodes", MIN_FREE_INODES - disk.free_inodes, Finding(
                 f"disk {disk.path}", f"{disk.free_inodes} inodes are free, {MIN_FREE_INODES} are needed",
                 "remove what holds many small files"))
-    return [finding for _, finding in worst.values()]
+    full = {device for device, kind in worst if kind == "free"}
+    return [finding for (device, kind), (_, finding) in worst.items() if kind == "free" or device not in full]
 
 
 def check_ports(listeners: list[Listener], ports: dict[int, str], units: list[str]) -> list[Finding]:

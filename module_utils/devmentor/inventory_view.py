@@ -81,9 +81,11 @@ def host_view(
     """
     merged = {**roles.defaults, **raw, **extra}
     known = {option for options in roles.specs.values() for option in options}
-    wanted = [key for key in raw if key in known or key.startswith("vault_") or key in ("zone", "ansible_host")]
-    wanted += [key for key in _TEMPLATED_DEFAULTS if key in merged and key not in wanted]
-    wanted = [key for key in wanted if not names or key in names]
+    wanted = [key for key in names if key in merged]
+    if not names:
+        wanted = [key for key in raw if key in known or key.startswith("vault_") or key in ("zone", "ansible_host")]
+        needed = [*_TEMPLATED_DEFAULTS, *(key for key in known if key.endswith("_artifact"))]
+        wanted += [key for key in needed if key in merged and key not in wanted]
     values: dict[str, Any] = dict(merged)
     errors: dict[str, str] = {}
     for key in wanted:

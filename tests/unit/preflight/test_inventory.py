@@ -235,6 +235,15 @@ def test_an_artefact_needs_its_checksum() -> None:
     assert message.startswith("all hosts: devmentor_artifacts.q: the entry has no sha256. Remedy: Add the sha256 of")
 
 
+def test_an_artefact_that_a_role_installs_is_declared() -> None:
+    entry = {"version": "1", "sha256": "a" * 64, "sources": [{"from": "file:q", "sha256": "a" * 64}]}
+    specs = {"platform": {"devmentor_artifacts": {}}, "qdrant": {"qdrant_artifact": {"type": "str"}}}
+    assert only(platform(qdrant_artifact="qdrent", devmentor_artifacts={"qdrant": entry}, specs=specs)).startswith(
+        "h1,h2,h3: qdrant_artifact: names the artefact qdrent, which is not declared (did you mean qdrant?)."
+    )
+    assert lines(platform(qdrant_artifact="qdrant", devmentor_artifacts={"qdrant": entry}, specs=specs)) == []
+
+
 def test_all_problems_come_at_once() -> None:
     found = lines(platform({**GROUPS, "spare": ["h1"]}, qdrant_shards="six", devmentor_vip=""))
     assert len(found) == 3
