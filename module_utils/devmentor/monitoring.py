@@ -138,7 +138,10 @@ def exporter_files(exporters: Iterable[Mapping[str, Any]], header: str, dropin: 
 def exporter_units(
     exporters: Iterable[Mapping[str, Any]], address: str, ca: str, cert: str, key: str
 ) -> list[dict[str, Any]]:
-    """`service_units` entries of each exporter: restarted when what it read once changed, up when it answers over TLS."""
+    """`service_units` entries of each exporter.
+
+    One is restarted when something that it read once has changed, and is up when it answers over mutual TLS.
+    """
     units = []
     for exporter in exporters:
         unit = f"prometheus-{exporter['name']}-exporter"

@@ -73,7 +73,9 @@ def anonymous_bytes(group: pathlib.Path, proc: pathlib.Path) -> int:
     return total
 
 
-def measure(unit: dict[str, str], cgroups: pathlib.Path = CGROUPS, proc: pathlib.Path = PROC) -> dict[str, float | None]:
+def measure(
+    unit: dict[str, str], cgroups: pathlib.Path = CGROUPS, proc: pathlib.Path = PROC
+) -> dict[str, float | None]:
     """The metrics of one slice by name; None for what is not limited or not known."""
     group = cgroups / unit.get("ControlGroup", "").lstrip("/")
     usage = field(read(group / "cpu.stat"), "usage_usec")
