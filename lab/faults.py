@@ -23,7 +23,10 @@ def isolate(host: Host, *, keep_control: bool = False) -> None:
 
 
 def cut(sources: Sequence[Host], targets: Sequence[Host], *, one_way: bool = False) -> None:
-    """Drop what `sources` send to `targets`, and the other direction too unless `one_way`."""
+    """Drop what `sources` send to `targets`, and the other direction too unless `one_way`.
+
+    Address resolution still passes: without it, a cut in one direction would become one in both after a minute.
+    """
     pairs = [(a, b) for a, b in product(sources, targets) if a.name != b.name]
     if not one_way:
         pairs += [(b, a) for a, b in pairs]

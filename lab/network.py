@@ -110,7 +110,7 @@ table bridge {names.cut_table} {{
     oifname @alone drop
     iifname @peerless drop
     oifname @peerless drop
-    iifname . oifname @pair drop
+    ether type != arp iifname . oifname @pair drop
   }}
   chain input {{ type filter hook input priority 0; iifname @alone drop; }}
   chain output {{ type filter hook output priority 0; oifname @alone drop; }}
