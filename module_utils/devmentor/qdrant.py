@@ -255,7 +255,11 @@ def apply_plan(peer: Peer, wanted: Collection, plan: Plan, peers: int) -> None:
                 f"has {peers} peers: each shard would silently have fewer. Remedy: have all peers join first, or lower "
                 "replication_factor."
             )
-        peer.call("PUT", f"{path}?timeout=60", wanted.body())
+        try:
+            peer.call("PUT", f"{path}?timeout=60", wanted.body())
+        except QdrantError as error:
+            if "already exists" not in str(error):  # made by way of another peer in the same moment
+                raise
     if plan.patch:
         peer.call("PATCH", f"{path}?timeout=60", plan.patch)
     for field, schema in plan.indexes.items():
