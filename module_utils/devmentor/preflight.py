@@ -518,9 +518,14 @@ def render(problems: c.Iterable[Problem], all_hosts: c.Collection[str]) -> str:
     lines = []
     for problem in merge(problems):
         everywhere = not problem.hosts or (len(all_hosts) > 1 and set(problem.hosts) >= set(all_hosts))
-        hosts = "all hosts" if everywhere else ",".join(problem.hosts)
+        hosts = "all hosts" if everywhere else ",".join(sorted(problem.hosts, key=_natural))
         lines.append(f"{hosts}: {problem.what}: {problem.problem}. Remedy: {problem.remedy}.")
     return "\n".join(lines)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts lab2 before lab10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 # --- what a host must offer: computed here, compared on the host (hostcheck.py) ---
