@@ -29,4 +29,4 @@ class LlamacppSettings(BaseSettings):
     pooling: Literal["mean", "cls", "last"] = Field(default="mean", description="embed: how token vectors become one")
     prompt_cache_mib: int = Field(default=256, ge=0, description="Memory for prompts of conversations without a slot")
     drain_s: float = Field(default=20.0, ge=0, description="How long requests in flight may take after SIGTERM")
-    verbosity: int = Field(default=2, ge=0, le=5, description="llama.cpp's log level: 1 errors, 2 warnings, 3 all")
+    verbosity: int = Field(default=1, ge=0, le=5, description="llama.cpp's log level: 1 errors, 2 warnings, 3 much")

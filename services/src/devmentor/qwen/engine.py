@@ -236,7 +236,7 @@ class Engine:
         Where an answer came in the last moments nothing is asked. Else a token is generated; a busy engine queues
         that, and then its own counters must be seen to grow from one probe to the next.
         """
-        if self._moved_at is None or self._still_s() >= 1.0:
+        if self._moved_at is None or self._still_s() >= min(1.0, self._limits.stuck_s / 4):
             try:
                 await self._generate_one()
                 self.moved()
