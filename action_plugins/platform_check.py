@@ -24,6 +24,7 @@ SECRETS = {
 }
 VARIABLES = (
     "devmentor_address",
+    "devmentor_chat_model",
     "devmentor_embedding_model",
     "devmentor_ports",
     "devmentor_tls_ca",
@@ -31,6 +32,7 @@ VARIABLES = (
     "devmentor_tls_key",
     "devmentor_vip",
     "qwen_api_keys",
+    "qwen_models",
     *SECRETS.values(),
 )
 
@@ -102,7 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "run": str(self._task.args["run"]),
             "vip": str(values.get("devmentor_vip") or ""),
             "embedding_model": str(values["devmentor_embedding_model"]),
-            "engine_port": int(values["devmentor_ports"]["llamacpp_chat"]),
+            "engine_url": str(values["qwen_models"][values["devmentor_chat_model"]]["url"]),
             "replicated_row": set(peers["postgres"]) <= {str(host) for host in task_vars["ansible_play_hosts_all"]},
             "patience": float(self._task.args.get("patience", 30)),
             "certificate_days": int(self._task.args.get("certificate_days", 14)),

@@ -63,7 +63,7 @@ class Plan:
     secrets: c.Mapping[str, str]
     run: str
     vip: str = ""
-    engine_port: int = 0
+    engine_url: str = ""
     embedding_model: str = ""
     collection: str = "pbml"
     certificate_days: int = 14
@@ -518,7 +518,7 @@ def completion(plan: Plan, base: str, headers: c.Mapping[str, str] | None = None
 
 
 def check_engine(plan: Plan, record: Recorder) -> None:
-    record.check("token generated", lambda: completion(plan, f"http://127.0.0.1:{plan.engine_port}"))
+    record.check("token generated", lambda: completion(plan, plan.engine_url))
 
 
 def check_embeddings(plan: Plan, record: Recorder) -> None:
