@@ -18,7 +18,10 @@ def verbs(entries: list[dict], identifier: str = "77") -> list[str]:
     return [verb for verb, _ in plan_stanza(entries, "main", identifier)]
 
 
-@pytest.mark.parametrize("entries", [[], [{"name": "other", "db": [DATABASE]}], [{"name": "main", "db": [], "backup": []}]])
+EMPTY = [[], [{"name": "other", "db": [DATABASE]}], [{"name": "main", "db": [], "backup": []}]]
+
+
+@pytest.mark.parametrize("entries", EMPTY)
 def test_an_empty_repository_gets_all(entries):
     assert verbs(entries) == ["stanza-create", "check", "backup"]
 

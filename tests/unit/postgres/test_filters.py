@@ -4,7 +4,14 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from filter_plugins.postgres import postgres_cidr, postgres_plan, postgres_quorum, postgres_slots
-from filter_plugins.postgres_tuning import GIB, MIB, filesystem_bytes, postgres_archive_bound, postgres_tuning, wal_bounds
+from filter_plugins.postgres_tuning import (
+    GIB,
+    MIB,
+    filesystem_bytes,
+    postgres_archive_bound,
+    postgres_tuning,
+    wal_bounds,
+)
 
 SCALING = {"cpu_min": 4, "cpu_max": 8, "memory_min_gib": 16, "memory_max_gib": 32}
 TERABYTE = [{"mount": "/", "size_total": 50 * GIB}, {"mount": "/var/lib/postgresql", "size_total": 1000 * GIB}]

@@ -87,7 +87,11 @@ def test_contents_are_made_in_an_order_that_works():
     )
     words = [line.split('"')[0].strip() for line in shown(plan_contents(want, Contents()))]
     assert words == [
-        "CREATE SCHEMA", "CREATE EXTENSION", "CREATE OR REPLACE FUNCTION", "ALTER FUNCTION", "REVOKE EXECUTE ON FUNCTION",
+        "CREATE SCHEMA",
+        "CREATE EXTENSION",
+        "CREATE OR REPLACE FUNCTION",
+        "ALTER FUNCTION",
+        "REVOKE EXECUTE ON FUNCTION",
     ]
 
 
@@ -128,7 +132,8 @@ def test_only_the_missing_privilege_is_granted():
 
 def test_only_the_held_privilege_is_revoked():
     want = grant(role="PUBLIC", state="absent")
-    assert shown(plan_grant(want, frozenset({("PUBLIC", "CONNECT")}))) == ['REVOKE CONNECT ON DATABASE "app" FROM PUBLIC']
+    plan = plan_grant(want, frozenset({("PUBLIC", "CONNECT")}))
+    assert shown(plan) == ['REVOKE CONNECT ON DATABASE "app" FROM PUBLIC']
     assert plan_grant(want, frozenset({("bob", "CONNECT")})) == []
 
 

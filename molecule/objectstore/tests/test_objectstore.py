@@ -1,0 +1,51 @@
+"""The store speaks S3 over TLS to who has the key, and to nobody else."""
+
+import pytest
+
+testinfra_hosts = ["objectstore"]
+
+CURL = "curl --silent --show-error --max-time 10 --cacert /etc/devmentor/tls/ca.crt --aws-sigv4 aws:amz:lab:s3"
+
+
+@pytest.fixture
+def url(host):
+    return f"https://{host.check_output('hostname')}:9000"
+
+
+@pytest.fixture
+def keys(host):
+    line = host.check_output("grep ^RCLONE_AUTH_KEY= /etc/devmentor/objectstore/environment")
+    return line.split("=", 1)[1].strip("'\"").replace(",", ":")
+
+
+def test_buckets_are_there(host, url, keys):
+    listing = host.check_output(f"{CURL} --user '{keys}' {url}/")
+    assert "<Name>pgbackrest</Name>" in listing
+    assert "<Name>qdrant</Name>" in listing
+
+
+def test_an_object_comes_back(host, url, keys):
+    host.check_output(f"echo -n hello | {CURL} --user '{keys}' --upload-file - {url}/qdrant/molecule/greeting")
+    assert host.check_output(f"{CURL} --user '{keys}' {url}/qdrant/molecule/greeting") == "hello"
+    host.check_output(f"{CURL} --user '{keys}' --request DELETE {url}/qdrant/molecule/greeting")
+
+
+def test_a_wrong_key_is_refused(host, url):
+    status = host.check_output(f"{CURL} --output /dev/null --write-out '%{{http_code}}' --user a:b {url}/")
+    assert status == "403"
+
+
+def test_no_plain_http(host, url, keys):
+    answer = host.run(f"{CURL} --fail --user '{keys}' {url.replace('https', 'http')}/")
+    assert answer.rc != 0
+
+
+def test_the_key_is_not_in_the_process_list(host, keys):
+    assert keys.split(":")[1] not in host.check_output("ps -eo args")
+    assert host.file("/etc/devmentor/objectstore/environment").mode == 0o600
+
+
+def test_it_runs_as_itself(host):
+    process = host.process.get(comm="rclone")
+    assert process.user == "objectstore"
+    assert host.service("objectstore").is_enabled
