@@ -53,6 +53,8 @@ async def token_budget(
     frame = _PER_MESSAGE * (len(messages) + 1) + _MARGIN
     prompt = "\n".join(text_of(message.get("content")) for message in messages)
     free = context_length - answer_tokens - frame
+    if free < _MIN_BUDGET:
+        return 0
     used = await tokens_at_most(prompt, max(0, free - limit), count)
     budget = min(limit, free - used)
     return budget if budget >= _MIN_BUDGET else 0
