@@ -1,0 +1,140 @@
+"""Release ids and archives: the same tree gives the same bytes, another tree another id."""
+
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from module_utils.devmentor import wheelhouse
+from module_utils.devmentor.wheelhouse import WheelhouseError, build, built, describe, find
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def services(tmp_path):
+    tree = tmp_path / "services"
+    (tree / "src" / "devmentor").mkdir(parents=True)
+    (tree / "src" / "devmentor" / "__init__.py").write_text("")
+    (tree / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "devmentor-services"\nversion = "0.1.0"\n[tool.setuptools.packages.find]\nwhere = ["src"]\n'
+    )
+    (tree / "requirements.lock").write_text("thing==1 \\\n    --hash=sha256:00\n")
+    (tree / "installer.lock").write_text("uv==1 \\\n    --hash=sha256:00\n")
+    return tree
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """The registry's client is the border: what it leaves is given, how it was asked is recorded."""
+    asked = []
+
+    def client(command, folder):
+        asked.append(command)
+        Path(command[command.index("-d") + 1], "thing-1-py3-none-any.whl").write_bytes(b"wheel")
+
+    monkeypatch.setattr(wheelhouse, "run_client", client)
+    return asked
+
+
+def test_the_id_follows_the_content_and_nothing_else(services, tmp_path):
+    first = describe(services, tmp_path)
+    os.utime(services / "requirements.lock", (1, 1))
+    (services / "src" / "devmentor" / "__pycache__").mkdir()
+    (services / "src" / "devmentor" / "__pycache__" / "x.pyc").write_bytes(b"x")
+    copy = shutil.copytree(services, tmp_path / "elsewhere")
+    assert describe(services, tmp_path) == describe(copy, tmp_path) == first
+    (services / "src" / "devmentor" / "__init__.py").write_text("x = 1\n")
+    changed = describe(services, tmp_path)
+    assert changed.id != first.id
+    assert changed.deps == first.deps
+    (services / "requirements.lock").write_text("thing==2 \\\n    --hash=sha256:00\n")
+    assert describe(services, tmp_path).deps != first.deps
+
+
+def test_a_renamed_file_gives_another_id(services, tmp_path):
+    (services / "src" / "devmentor" / "a.py").write_text("")
+    first = describe(services, tmp_path).id
+    (services / "src" / "devmentor" / "a.py").rename(services / "src" / "devmentor" / "b.py")
+    assert describe(services, tmp_path).id != first
+
+
+def test_the_archives_hold_what_hosts_need_and_are_reproducible(services, tmp_path, downloads):
+    contents = []
+    for name in ("one", "two"):
+        directory = tmp_path / name
+        directory.mkdir()
+        release, changed = build(services, directory)
+        assert changed
+        assert built(release)
+        contents.append([path.read_bytes() for path in release.archives])
+    assert contents[0] == contents[1]
+    assert build(services, directory) == (release, False)
+    assert len(downloads) == 2
+    deps, own = release.archives
+    with tarfile.open(deps) as bundle:
+        assert bundle.getnames() == ["thing-1-py3-none-any.whl"]
+    with tarfile.open(own) as bundle:
+        wheel, described, requirements = bundle.getnames()
+        assert json.load(bundle.extractfile(described))["id"] == release.id
+        lines = bundle.extractfile(requirements).read().decode()
+        bundle.extract(wheel, tmp_path, filter="data")
+    digest = release.id.rpartition("-")[2]
+    assert wheel == f"devmentor_services-0.1.0+{digest}-py3-none-any.whl"
+    assert f"devmentor_services==0.1.0+{digest} \\\n    --hash=sha256:" in lines
+    assert lines.startswith("thing==1")
+    with zipfile.ZipFile(tmp_path / wheel) as package:
+        assert "devmentor/__init__.py" in package.namelist()
+
+
+def test_downloads_are_by_hash_and_name_no_registry(services, tmp_path, downloads):
+    build(services, tmp_path)
+    [command] = downloads
+    assert "--require-hashes" in command
+    assert "--only-binary=:all:" in command
+    assert not [word for word in command if "://" in word or "index" in word]
+
+
+def test_only_the_changed_half_is_built_again(services, tmp_path, downloads):
+    build(services, tmp_path)
+    (services / "src" / "devmentor" / "__init__.py").write_text("x = 1\n")
+    assert build(services, tmp_path)[1]
+    assert len(downloads) == 1
+
+
+def test_a_tree_that_does_not_build_leaves_nothing(services, tmp_path, downloads):
+    (services / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "0.1.0"\ndependencies = 1\n')
+    target = tmp_path / "out"
+    target.mkdir()
+    with pytest.raises(WheelhouseError, match="could not be built"):
+        build(services, target)
+    assert [path.name for path in target.iterdir() if path.name.startswith(("release-", ".staging", ".packing"))] == []
+
+
+def test_what_is_no_source_tree(tmp_path):
+    with pytest.raises(WheelhouseError, match="not the services' source tree"):
+        describe(tmp_path, tmp_path)
+
+
+def test_an_earlier_release_is_found_by_its_id(services, tmp_path, downloads):
+    release, _ = build(services, tmp_path)
+    assert find(release.id, tmp_path) == release
+    with pytest.raises(WheelhouseError, match=release.id):
+        find("0.1.0-000000000000", tmp_path)
+    with pytest.raises(WheelhouseError, match="not a release id"):
+        find("../x", tmp_path)
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "installer.lock"])
+def test_the_locks_have_hashes_and_no_urls(lock):
+    lines = [line for line in (ROOT / "services" / lock).read_text().splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if "://" in line]
+    requirements = [index for index, line in enumerate(lines) if "==" in line]
+    assert requirements
+    for index in requirements:
+        assert "--hash=sha256:" in lines[index + 1]
