@@ -18,7 +18,6 @@ from ansible.module_utils.devmentor import checks, inventory_view  # noqa: E402
 # What a check authenticates with -> the role's variable that has it (not the vault's: an inventory may override it).
 SECRETS = {
     "pbml_database_password": "postgres_pbml_password",
-    "cache_user": "qwen_cache_user",
     "cache_password": "qwen_cache_password",
     "qdrant_api_key": "qdrant_read_only_api_key",
 }
@@ -32,6 +31,7 @@ VARIABLES = (
     "devmentor_tls_key",
     "devmentor_vip",
     "qwen_api_keys",
+    "qwen_cache_user",
     "qwen_models",
     *SECRETS.values(),
 )
@@ -104,6 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "run": str(self._task.args["run"]),
             "vip": str(values.get("devmentor_vip") or ""),
             "embedding_model": str(values["devmentor_embedding_model"]),
+            "cache_user": str(values["qwen_cache_user"]),
             "engine_url": str(values["qwen_models"][values["devmentor_chat_model"]]["url"]),
             "replicated_row": set(peers["postgres"]) <= {str(host) for host in task_vars["ansible_play_hosts_all"]},
             "patience": float(self._task.args.get("patience", 30)),

@@ -50,7 +50,8 @@ class Row:
 class Plan:
     """What a host is asked, and with what.
 
-    `peers`: group -> host -> address. `secrets` never appear in evidence or in a command line. `run` is the same on all
+    `peers`: group -> host -> address. `secrets` never appear in evidence or in a command line; nothing but secrets
+    belongs in there, because Ansible blanks every occurrence of their values in the result. `run` is the same on all
     hosts of one verify, so that a row written on the primary can be looked for on the replicas.
     """
 
@@ -63,6 +64,7 @@ class Plan:
     secrets: c.Mapping[str, str]
     run: str
     vip: str = ""
+    cache_user: str = "qwen"
     engine_url: str = ""
     embedding_model: str = ""
     collection: str = "pbml"
@@ -472,7 +474,7 @@ def check_cache(plan: Plan, record: Recorder) -> None:
             connection.makefile("rwb") as stream,
         ):
             for command, wanted in (
-                (("AUTH", plan.secrets["cache_user"], plan.secrets["cache_password"]), "OK"),
+                (("AUTH", plan.cache_user, plan.secrets["cache_password"]), "OK"),
                 (("SET", key, plan.run, "EX", "60"), "OK"),
                 (("GET", key), plan.run),
                 (("DEL", key), "1"),

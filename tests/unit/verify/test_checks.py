@@ -391,7 +391,7 @@ def test_the_cache_keeps_what_it_is_given(
 ) -> None:
     valkey = Valkey(tls, forget)
     valkey.start()
-    secrets = {"cache_user": "qwen", "cache_password": password}
+    secrets = {"cache_password": password}
     recorder = Recorder(plan(tls, ports={"cache": valkey.port}, secrets=secrets), "cache")
     checks.check_cache(recorder.plan, recorder)
     (row,) = recorder.rows
@@ -453,3 +453,14 @@ def test_commands_complain_in_the_evidence() -> None:
     assert outcome(lambda: checks.run_command(["/nonexistent/psql"]))[0] == "unknown"
     with pytest.raises(Failed, match="quorum"):
         checks.run_command(["sh", "-c", "echo 'WARNING: canceling wait for synchronous replication' >&2"])
+
+
+def test_the_module_returns_rows_and_does_not_fail(run_module: Callable[..., dict[str, Any]]) -> None:
+    arguments = {**plan({"ca": "/no", "cert": "/no", "key": "/no"}).__dict__}
+    del arguments["secrets"]
+    arguments["ports"] = {"node_exporter": 1, "process_exporter": 2}
+    result = run_module("platform_check", plan=arguments, secrets={"api_key": "sk-very-secret"})
+    assert not result["failed"]
+    assert {row["component"] for row in result["rows"]} == {"host", "exporters"}
+    assert all(row["host"] == "h1" for row in result["rows"])
+    assert {row["result"] for row in result["rows"] if row["component"] == "exporters"} == {"unknown"}
