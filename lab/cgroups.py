@@ -91,6 +91,11 @@ class HostGroup:
     def _unified(self, *parts: str) -> Path:
         return self.hierarchies.unified.joinpath(self.name, *parts)
 
+    @property
+    def _guest(self) -> Path:
+        """The guest's own processes. Not nspawn: it must see the guest's end, also while the guest is frozen."""
+        return self._unified("machine", "payload")
+
     def create(self, memory_mib: int | None, cpus: float | None) -> None:
         """Make the groups and set the limits of the whole host."""
         for root in self.hierarchies.tracking:
@@ -151,7 +156,7 @@ class HostGroup:
 
     def freeze(self, frozen: bool) -> None:
         """Stop, or let run again, every process of the host at once."""
-        group = self._unified("machine")
+        group = self._guest
         if not group.is_dir():
             raise HostStateError(f"{self.name} has no control group", "start the host first: lab up")
         _write(group / "cgroup.freeze", int(frozen))
@@ -163,7 +168,7 @@ class HostGroup:
 
     @property
     def frozen(self) -> bool:
-        events = self._unified("machine", "cgroup.events")
+        events = self._guest / "cgroup.events"
         return events.exists() and "frozen 1" in events.read_text()
 
     def memory_mib(self) -> int | None:
@@ -174,7 +179,7 @@ class HostGroup:
         return next((int(file.read_text()) // 2**20 for file in files if file.exists()), None)
 
     def kill(self) -> None:
-        """SIGKILL everything in the group, again until nothing new appears."""
+        """SIGKILL everything in the group, again until nothing new appears. The group is of no use after that."""
         deadline = time.monotonic() + 10
         while True:
             if (switch := self._unified("cgroup.kill")).exists():

@@ -25,6 +25,7 @@ from lab.proc import run
 from lab.state import write_atomically
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+PROPAGATION = Path("/run/systemd/nspawn/propagate")
 START_TIMEOUT = 90.0
 JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
 
@@ -110,6 +111,7 @@ class Host:
         """Power on. Returns at once; `wait_ready` waits for SSH."""
         if self.powered:
             return
+        self._clear()
         self.group.create(self.spec.memory_mib, self.spec.cpus)
         mounts.overlay(layers, self.upper, self.directory / "work", self.root)
         launch = {
@@ -168,7 +170,8 @@ class Host:
         """
         began = time.monotonic()
         init = self.require_init()
-        run(["ip", "link", "set", self.interface, "down"])
+        if network.exists(self.interface):  # a host that has just begun to boot has none yet
+            run(["ip", "link", "set", self.interface, "down"])
         os.kill(init, signal.SIGKILL)
         self._wait_off(10)
         return time.monotonic() - began
@@ -185,7 +188,16 @@ class Host:
             if time.monotonic() > deadline:
                 raise TimeoutExpired(f"{self.name} is still on after {timeout:.0f} s", f"lab kill {self.name}")
             time.sleep(0.02)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what the last life left: stray processes, the interface, the control groups.
+
+        The groups must be new ones: Linux 6.18 kills what is started from a group that `cgroup.kill` was once used on
+        into one that is younger, and systemd starts every service that way.
+        """
         self.group.kill()
+        self.group.remove()
         run(["ip", "link", "delete", self.interface], check=False)
 
     def reboot(self) -> float:
@@ -201,10 +213,9 @@ class Host:
 
     def destroy(self) -> None:
         """Remove processes, mounts, interface, control groups and disk."""
-        self.group.kill()
-        run(["ip", "link", "delete", self.interface], check=False)
+        self._clear()
         mounts.unmount_below(self.directory)
-        self.group.remove()
+        remove_propagation(self.names.machine(self.index))
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # --- inside ----------------------------------------------------------------------------------------------
@@ -258,6 +269,13 @@ class Host:
         for private in ("root", "root/.ssh"):
             (self.upper / private).chmod(0o700)
         (self.directory / "ready").touch()
+
+
+def remove_propagation(machine: str) -> None:
+    """Remove the folder by which nspawn hands mounts to a machine, which it leaves unless /run is a tmpfs."""
+    for folder in PROPAGATION.glob(machine):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def new_key(path: Path, comment: str) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class Names:
         return f"dmlab_{self.identity}_cut"
 
     def machine(self, index: int) -> str:
-        name = f"{self.identity}h{index}"
+        name = f"{self.machine_prefix}{index}"
         if len(name) > MACHINE_LIMIT:
             raise ValueError(f"machine name {name} is longer than {MACHINE_LIMIT} characters")
         return name
@@ -48,5 +48,9 @@ class Names:
         return f"vb-{self.machine(index)}"
 
     @property
+    def machine_prefix(self) -> str:
+        return f"{self.identity}h"
+
+    @property
     def interface_prefix(self) -> str:
-        return f"vb-{self.identity}h"
+        return f"vb-{self.machine_prefix}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from lab import mounts, network
 from lab.cgroups import Hierarchies, HostGroup
 from lab.errors import TimeoutExpired
+from lab.host import remove_propagation
 from lab.state import Layout, locked
 
 SETTLE = 30.0
@@ -64,6 +65,7 @@ class Removal:
         network.take_down(self.layout.names)
         mounts.unmount_below(self.layout.root)
         self._group.remove()
+        remove_propagation(f"{self.layout.names.machine_prefix}*")
         shutil.rmtree(self.layout.root, ignore_errors=True)
         if self.generated:
             self.generated.unlink(missing_ok=True)

@@ -55,10 +55,15 @@ def serve(directory: Path) -> int:
     except BlockingIOError:
         return 0  # the host is on already
 
-    environment = {"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "TERM": "linux"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "TERM": "linux",
+        "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+        "SYSTEMD_NSPAWN_LOCK": "0",  # ours is held; nspawn's would stay in /run for ever
+    }
     with (directory / "console.log").open("ab", buffering=0) as console:
         while True:
-            # The last life's interface may still be on its way out.
+            # After a reboot the last life's interface may still be on its way out.
             subprocess.run(["ip", "link", "delete", spec["interface"]], capture_output=True, check=False)
             guest = subprocess.Popen(
                 launch_command(directory, spec),

@@ -6,12 +6,10 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,11 +88,14 @@ def traces(identity: str) -> set[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
+                if ") Z " in (entry / "stat").read_text():
+                    continue  # dead, its parent has not looked yet
                 text = (entry / "cmdline").read_text(errors="replace") + (entry / "cgroup").read_text()
             except OSError:
                 continue
             if identity in text:
                 found.add(f"process {entry.name}")
+    found |= {f"runtime {path}" for path in Path("/run").rglob(f"*{identity}*")}
     return found | {f"state {path}" for path in state_root().glob(f"*{identity}*")}
 
 
@@ -134,7 +135,7 @@ def test_up_starts_what_is_wanted_and_a_second_up_nothing(bench: Bench) -> None:
     init = bench.exec("a1", "stat -c %Y /proc/1")
     assert "all running" in bench.lab("up")
     assert bench.exec("a1", "stat -c %Y /proc/1") == init
-    assert kinds(traces(bench.identity)) == {"link", "mount", "nft", "cgroup", "process", "state"}
+    assert kinds(traces(bench.identity)) == {"link", "mount", "nft", "cgroup", "process", "runtime", "state"}
 
 
 def test_debian_releases_by_name_and_systemd_without_failures(bench: Bench) -> None:
@@ -201,8 +202,7 @@ def test_killing_a_unit_on_one_host_leaves_its_namesake_on_another_alone(bench: 
     for host in ("a1", "a2", "old"):
         bench.exec(host, "systemd-run --quiet --unit=victim sleep 600")
     before = bench.exec("a2", "systemctl show -P MainPID victim"), bench.exec("old", "systemctl show -P MainPID victim")
-    bench.exec("a1", "systemctl kill --signal=KILL victim")
-    time.sleep(0.5)
+    bench.exec("a1", "systemctl kill --signal=KILL victim; while systemctl -q is-active victim; do sleep 0.1; done")
     assert bench.exec("a1", "systemctl is-active victim", status=3) == "failed"
     after = bench.exec("a2", "systemctl show -P MainPID victim"), bench.exec("old", "systemctl show -P MainPID victim")
     assert after == before
@@ -230,7 +230,7 @@ def test_a_power_cut_keeps_the_disk_and_sends_no_farewell(bench: Bench) -> None:
         "except ConnectionError: print('reset')\n"
     ).format(bench.variables["lab_addresses"]["a1"])
     bench.exec("a1", f'systemd-run --quiet --unit=talk python3 -c "{listen}"')
-    time.sleep(1)
+    bench.exec("a1", "until ss -ltn | grep -q :7000; do sleep 0.1; done")
     command = bench.command("exec", "a2", "--", "python3", "-c", peer)
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
@@ -242,6 +242,7 @@ def test_a_power_cut_keeps_the_disk_and_sends_no_farewell(bench: Bench) -> None:
     bench.lab("start", "a1")
     assert bench.exec("a1", "cat /var/tmp/kept") == "kept"
     bench.exec("a1", "test -e /run/lost", status=1)
+    assert bench.exec("a1", "systemctl is-system-running --wait") == "running"
 
 
 def test_reboot_and_clean_stop(bench: Bench) -> None:
@@ -257,8 +258,7 @@ def test_reboot_and_clean_stop(bench: Bench) -> None:
 
 def test_a_frozen_host_stands_still_and_runs_on(bench: Bench) -> None:
     bench.exec("a2", "systemd-run --quiet --unit=count sh -c 'while :; do date +%s%N > /run/count; sleep 0.05; done'")
-    time.sleep(0.5)
-    init = bench.exec("a2", "cat /run/count")
+    init = bench.exec("a2", "until [ -s /run/count ]; do sleep 0.1; done; cat /run/count")
     bench.lab("freeze", "a2")
     try:
         assert bench.states()["a2"] == "frozen"
@@ -266,26 +266,37 @@ def test_a_frozen_host_stands_still_and_runs_on(bench: Bench) -> None:
         assert "lab thaw a2" in bench.lab("exec", "a2", "true", status=1)
     finally:
         bench.lab("thaw", "a2")
-    time.sleep(0.3)
-    assert int(bench.exec("a2", "cat /run/count")) > int(init)
-    bench.exec("a2", "systemctl stop count")
+    bench.exec("a2", f"until [ $(cat /run/count) -gt {init} ] 2>/dev/null; do sleep 0.1; done")
+    bench.lab("freeze", "a2")
+    bench.lab("kill", "a2")
+    bench.lab("start", "a2")  # and the power may go while it stands still
+    assert bench.exec("a2", "systemctl is-system-running --wait") == "running"
 
 
 def reaches(bench: Bench, source: str, target: str) -> bool:
     """Whether datagrams of one host arrive at another: unlike ping, this sees one direction alone."""
     address = bench.variables["lab_addresses"][target]
-    receive = "import socket; s = socket.socket(2, 2); s.bind(('', 7001)); s.settimeout(3); s.recv(9)"
+    receive = (
+        "import socket; s = socket.socket(2, 2); s.bind(('', 7001)); print('ready', flush=True)\n"
+        "s.settimeout(60); s.recv(9)"
+    )
     send = (
         "import socket, time; s = socket.socket(2, 2)\n"
-        f"for _ in range(20): s.sendto(b'x', ('{address}', 7001)); time.sleep(0.1)"
+        f"for _ in range(10): s.sendto(b'x', ('{address}', 7001)); time.sleep(0.1)"
     )
 
     lab = Lab(read_inventory(bench.inventory), Silent())
-    with ThreadPoolExecutor() as pool:
-        received = pool.submit(lab.host(target).execute, ["python3", "-c", receive], check=False)
-        time.sleep(0.5)
-        pool.submit(lab.host(source).execute, ["python3", "-c", send])
-        return received.result().returncode == 0
+    command = lab.host(target).enter_command(["python3", "-c", receive])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as receiver:
+        try:
+            assert receiver.stdout is not None
+            assert receiver.stdout.readline() == b"ready\n"
+            lab.host(source).execute(["python3", "-c", send])
+            return receiver.wait(timeout=1) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            receiver.kill()
 
 
 def test_cut_in_one_direction_and_heal(bench: Bench) -> None:
@@ -316,7 +327,8 @@ def test_a_host_cut_off_from_everything_or_from_its_peers_only(bench: Bench) -> 
 def test_a_full_disk_survives_a_power_cut_and_can_be_undone(bench: Bench) -> None:
     write = "dd if=/dev/zero of=/srv/data/new bs=1M count=4 2>&1"
     bench.exec("a2", "mkdir /srv/data && echo old > /srv/data/old && chown daemon /srv/data && chmod 750 /srv/data")
-    bench.exec("a2", "systemd-run --quiet --unit=writer sh -c 'exec 3> /srv/data/open; sleep 600'; sleep 0.3")
+    bench.exec("a2", "systemd-run --quiet --unit=writer sh -c 'exec 3> /srv/data/open; sleep 600'")
+    bench.exec("a2", "until [ -e /srv/data/open ]; do sleep 0.1; done")
     assert "go on writing to the old disk" in bench.lab("fill", "a2", "/srv/data", status=1)
     bench.exec("a2", "systemctl stop writer")
     bench.lab("fill", "a2", "/srv/data", "--free-mib", "1")
@@ -358,28 +370,32 @@ def test_two_labs_side_by_side_do_not_meet(bench: Bench, tmp_path: Path) -> None
     assert bench.ssh("a1", "true").returncode == 0
 
 
+def kill_up(bench: Bench, kind: str, delay: float) -> None:
+    """Start `up` and SIGKILL it a moment after the first trace of a kind (link, mount, ...) is on the machine."""
+    process = subprocess.Popen(bench.command("up"), cwd=CHECKOUT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while kind not in kinds(traces(bench.identity)):
+            assert process.poll() is None, f"up ended before there was a {kind}"
+            assert time.monotonic() < deadline
+        time.sleep(delay)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_up_killed_at_any_moment_is_resumed_or_removed(bench: Bench, tmp_path: Path) -> None:
     """`bench` has the root file systems made, so that the moments fall into bridge, disks, boot and waiting."""
     crashed = make(tmp_path / "inventory", "all: {hosts: {c1: , c2: }}\n")
     seed = random.randrange(10**6)
     moments = random.Random(seed)
-    seen: set[str] = set()
     try:
-        for _ in range(6):
-            delay = moments.uniform(0.15, 2.0)
-            process = subprocess.Popen(crashed.command("up"), cwd=CHECKOUT, stderr=subprocess.DEVNULL)
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            seen |= kinds(traces(crashed.identity))
+        for kind in ("state", "link", "nft", "cgroup", "mount"):
+            delay = moments.uniform(0, 0.4)
+            kill_up(crashed, kind, delay)
             crashed.lab("down")
-            assert remains(crashed.identity) == set(), f"killed after {delay:.2f} s (seed {seed})"
-        assert {"state", "link", "process"} <= seen, f"no kill met a lab in the making (seed {seed})"
-
-        process = subprocess.Popen(crashed.command("up"), cwd=CHECKOUT, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.3, 1.2))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+            assert remains(crashed.identity) == set(), f"killed {delay:.3f} s after the first {kind} (seed {seed})"
+        kill_up(crashed, "mount", 0)
         crashed.lab("up")
         assert crashed.states() == {"c1": "running", "c2": "running"}
     finally:
