@@ -25,7 +25,9 @@ def test_buckets_are_there(host, url, keys):
 
 
 def test_an_object_comes_back(host, url, keys):
-    host.check_output(f"echo -n hello | {CURL} --user '{keys}' --upload-file - {url}/qdrant/molecule/greeting")
+    host.check_output("echo -n hello >/tmp/molecule-greeting")
+    upload = "--fail --upload-file /tmp/molecule-greeting"
+    host.check_output(f"{CURL} --user '{keys}' {upload} {url}/qdrant/molecule/greeting")
     assert host.check_output(f"{CURL} --user '{keys}' {url}/qdrant/molecule/greeting") == "hello"
     host.check_output(f"{CURL} --user '{keys}' --request DELETE {url}/qdrant/molecule/greeting")
 
