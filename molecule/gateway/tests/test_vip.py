@@ -10,7 +10,7 @@ CA = "/etc/devmentor/tls/ca.crt"
 def gateways_of(host):
     backend = host.backend
     names = sorted(host.ansible.get_variables()["groups"]["gateway"])
-    return [backend.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory) for name in names]
+    return [host.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory) for name in names]
 
 
 def vip_of(host):
