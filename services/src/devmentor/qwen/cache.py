@@ -156,7 +156,12 @@ class L2:
     @staticmethod
     def _client(node: str, user: str, password: str, tls: NodeTls | None) -> Valkey:
         host, _, port = node.rpartition(":")
-        options: dict[str, Any] = {"host": host.strip("[]"), "port": int(port), "username": user, "password": password or None}
+        options: dict[str, Any] = {
+            "host": host.strip("[]"),
+            "port": int(port),
+            "username": user,
+            "password": password or None,
+        }
         if tls is not None:
             options |= {
                 "connection_class": SSLConnection,
