@@ -169,14 +169,14 @@ def test_ssh_checks_the_host_key(bench: Bench) -> None:
 
 def test_exec_passes_the_exit_status_and_stays_inside_the_host(bench: Bench) -> None:
     bench.lab("exec", "a1", "--", "sh", "-c", "exit 7", status=7)
-    assert bench.identity in _cgroup_of(bench, "a1", "sleep 5")
+    assert bench.identity in _cgroup_of(bench, "a1", "sleep 61")
 
 
 def _cgroup_of(bench: Bench, host: str, command: str) -> str:
     """The machine's view of the control groups of a command that runs in a host by exec."""
     with subprocess.Popen(bench.command("exec", host, "--", *command.split()), cwd=CHECKOUT) as process:
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
                 for entry in Path("/proc").iterdir():
                     if entry.name.isdigit():
@@ -278,7 +278,7 @@ def reaches(bench: Bench, source: str, target: str) -> bool:
     address = bench.variables["lab_addresses"][target]
     receive = (
         "import socket; s = socket.socket(2, 2); s.bind(('', 7001)); print('ready', flush=True)\n"
-        "s.settimeout(60); s.recv(9)"
+        "s.settimeout(8); s.recv(9)"
     )
     send = (
         "import socket, time; s = socket.socket(2, 2)\n"
@@ -288,15 +288,11 @@ def reaches(bench: Bench, source: str, target: str) -> bool:
     lab = Lab(read_inventory(bench.inventory), Silent())
     command = lab.host(target).enter_command(["python3", "-c", receive])
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as receiver:
-        try:
-            assert receiver.stdout is not None
-            assert receiver.stdout.readline() == b"ready\n"
-            lab.host(source).execute(["python3", "-c", send])
-            return receiver.wait(timeout=1) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            receiver.kill()
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == b"ready\n"
+        lab.host(source).execute(["python3", "-c", send])
+        # It ends by its own timeout: killed from here, it would go on inside the host and hold the port.
+        return receiver.wait() == 0
 
 
 def test_cut_in_one_direction_and_heal(bench: Bench) -> None:
