@@ -18,14 +18,18 @@ from module_utils.devmentor import postgres
 from module_utils.devmentor.postgres_topology import Node, Plan, decide
 
 REPORT = "__postgres_discovered"
+ELSEWHERE = "__postgres_discovered_elsewhere"
 
 
-def nodes_from_results(hosts: Sequence[str], hostvars: Any, elsewhere: Any) -> list[Node]:
-    """What each host reported in this run: itself, or asked on its behalf (`elsewhere`, a loop's results).
+def nodes_from_results(hosts: Sequence[str], hostvars: Any) -> list[Node]:
+    """What each host reported in this run: itself, or asked by another host of the group (a loop's results).
 
     A host without a report, or with a failed one, is unknown.
     """
-    asked = {item.get("item"): item for item in (elsewhere or {}).get("results", [])}
+    asked: dict[str, Any] = {}
+    for asker in hosts:
+        found = hostvars[asker].get(ELSEWHERE) if asker in hostvars else None
+        asked.update({item.get("item"): item for item in (found or {}).get("results", []) if not item.get("skipped")})
     nodes = []
     for host in hosts:
         own = hostvars[host].get(REPORT) if host in hostvars else None
@@ -39,11 +43,9 @@ def nodes_from_results(hosts: Sequence[str], hostvars: Any, elsewhere: Any) -> l
     return nodes
 
 
-def postgres_plan(
-    hosts: Sequence[str], hostvars: Any, elsewhere: Any, bootstrap: str, play_hosts: Sequence[str]
-) -> dict[str, Any]:
+def postgres_plan(hosts: Sequence[str], hostvars: Any, bootstrap: str, play_hosts: Sequence[str]) -> dict[str, Any]:
     """The plan of this run as a dict (postgres_topology.Plan); the hosts in this run are `play_hosts`."""
-    plan: Plan = decide(nodes_from_results(hosts, hostvars, elsewhere), bootstrap, frozenset(play_hosts))
+    plan: Plan = decide(nodes_from_results(hosts, hostvars), bootstrap, frozenset(play_hosts))
     return dataclasses.asdict(plan)
 
 

@@ -121,8 +121,9 @@ def test_the_plan_is_made_from_this_runs_reports():
         "b": {KEY: {"unreachable": True, "msg": "Connection timed out"}},
         "c": {},
     }
-    elsewhere = {"results": [{"item": "c", "instance": REPORT}]}
-    plan = postgres_plan(["a", "b", "c", "d"], hostvars, elsewhere, "b", ["a"])
+    hostvars["a"]["__postgres_discovered_elsewhere"] = {"results": [{"item": "c", "instance": REPORT}]}
+    hostvars["b"]["__postgres_discovered_elsewhere"] = {"results": [{"item": "c", "skipped": True}]}
+    plan = postgres_plan(["a", "b", "c", "d"], hostvars, "b", ["a"])
     assert plan["primary"] == "a"
     assert plan["synchronous_seeded"]
     assert plan["actions"] == {"a": "keep", "c": "keep"}
@@ -131,9 +132,12 @@ def test_the_plan_is_made_from_this_runs_reports():
 
 
 def test_a_host_that_failed_first_and_answered_later_counts_as_it_answered():
-    hostvars = {"a": {KEY: {"failed": True, "msg": "boom"}}}
     elsewhere = {"results": [{"item": "a", "instance": {**REPORT, "standby": False}}]}
-    assert postgres_plan(["a"], hostvars, elsewhere, "a", ["a"])["primary"] == "a"
+    hostvars = {
+        "a": {KEY: {"failed": True, "msg": "boom"}},
+        "b": {KEY: {"instance": REPORT}, "__postgres_discovered_elsewhere": elsewhere},
+    }
+    assert postgres_plan(["a", "b"], hostvars, "a", ["b"])["primary"] == "a"
 
 
 def test_names_for_templates():
