@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
 from devmentor.common.auth import TenantKeys
 from devmentor.common.errors import ApiError
 from devmentor.common.health import Check, Readiness
 from devmentor.common.logs import JsonFormatter
 from devmentor.common.web import create_app
-from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route
 
 
 @asynccontextmanager
