@@ -1,4 +1,4 @@
-"""A primary and its replica: they stream, a commit waits for the replica, and only TLS gets in."""
+"""A primary and its replicas: they stream, a commit waits for a quorum, and only TLS gets in."""
 
 import time
 
@@ -17,11 +17,10 @@ def is_primary(host):
 
 
 def peers(host):
-    backend = host.backend
     names = sorted(set(host.ansible.get_variables()["groups"]["postgres"]))
     offline = set(host.ansible.get_variables()["groups"].get("offline", []))
     return [
-        backend.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory)
+        host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory)
         for name in names
         if name not in offline
     ]
@@ -44,10 +43,11 @@ def test_the_unit_is_in_its_slice(host):
 def test_replication(host, is_primary):
     if is_primary:
         rows = sql(host, "SELECT application_name, state, sync_state FROM pg_stat_replication").splitlines()
-        assert len(rows) == 1
-        assert rows[0].endswith("|streaming|quorum")
+        followers = len(peers(host)) - 1
+        assert len(rows) == followers
+        assert all(row.endswith("|streaming|quorum") for row in rows)
         assert sql(host, "SELECT bool_and(active) FROM pg_replication_slots WHERE slot_type = 'physical'") == "t"
-        assert sql(host, "SHOW synchronous_standby_names").startswith("ANY 1 (")
+        assert sql(host, "SHOW synchronous_standby_names").startswith(f"ANY {(followers + 1) // 2} (")
     else:
         assert sql(host, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
         assert "verify-full" in sql(host, "SHOW primary_conninfo")
@@ -105,17 +105,20 @@ def test_secrets_are_not_readable(host):
     assert host.file("/var/lib/postgresql/17/main").mode == 0o700
 
 
-def test_a_commit_waits_for_the_replica(host, is_primary):
-    """Without its only replica nothing is acknowledged; with it back, a commit is."""
+def test_a_commit_waits_for_the_quorum(host, is_primary):
+    """Without replicas nothing is acknowledged; with them back, a commit is."""
     if not is_primary:
         pytest.skip("acts from the primary's side")
     commit = "SELECT pg_logical_emit_message(true, 'molecule', 'commit')"
-    replica = next(peer for peer in peers(host) if sql(peer, "SELECT pg_is_in_recovery()") == "t")
-    replica.check_output("systemctl stop postgresql@17-main")
+    replicas = [peer for peer in peers(host) if sql(peer, "SELECT pg_is_in_recovery()") == "t"]
+    for replica in replicas:
+        replica.check_output("systemctl stop postgresql@17-main")
     try:
         hung = host.run(f'cd / && timeout 4 runuser -u postgres -- psql -XAtqc "{commit}" postgres')
         assert hung.rc == 124
     finally:
-        replica.check_output("systemctl start postgresql@17-main")
-    until(lambda: sql(host, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1")
+        for replica in replicas:
+            replica.check_output("systemctl start postgresql@17-main")
+    streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    until(lambda: sql(host, streaming) == str(len(replicas)))
     assert host.run(f'cd / && timeout 10 runuser -u postgres -- psql -XAtqc "{commit}" postgres').rc == 0
