@@ -14,9 +14,8 @@ testinfra_hosts = ["monitoring"]
 
 
 def mesh(host):
-    backend = host.backend
     names = sorted(host.ansible.get_variables()["groups"]["monitoring"])
-    return [backend.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory) for name in names]
+    return [host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory) for name in names]
 
 
 def address(host):

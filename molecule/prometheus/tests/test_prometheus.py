@@ -122,7 +122,7 @@ def test_nobody_without_a_certificate_gets_in(host, options):
 
 def test_retention_is_as_configured(host):
     flags = json.loads(curl(host, "/api/v1/status/flags").stdout)["data"]
-    assert (flags["storage.tsdb.retention.time"], flags["storage.tsdb.retention.size"]) == ("1d", "20GB")
+    assert (flags["storage.tsdb.retention.time"], flags["storage.tsdb.retention.size"]) == ("1d", "20GiB")
 
 
 def test_the_key_to_qdrant_is_for_prometheus_alone(host):
