@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONUNBUFFERED := 1
 # Made by `make secrets`, once per checkout; every playbook run reads it.
-vault = ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password
+vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password)
 play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight secrets models ask \
@@ -34,7 +34,7 @@ lab-status: venv ## the lab's hosts
 	@python -m lab status --inventory $(INVENTORY)
 
 secrets: venv ## generates the missing secrets of INVENTORY (never overwrites one)
-	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
+	@$(play) playbooks/secrets.yml
 
 models: venv ## makes the lab's model files
 	@python -m tools.models
