@@ -19,7 +19,8 @@ def mesh(host):
 
 
 def address(host):
-    return host.ansible("debug", "msg={{ ansible_host }}")["msg"]
+    variables = host.ansible.get_variables()
+    return variables["lab_addresses"][variables["inventory_hostname"]]
 
 
 def api(host, path, options=CLIENT, data=None):

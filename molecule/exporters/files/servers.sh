@@ -14,7 +14,7 @@ start() {
   stop
   install -d -o postgres -g postgres -m 0700 "$work" "$work/data"
   local bin=/usr/lib/postgresql/17/bin
-  runuser -u postgres -- $bin/initdb --no-sync --auth=scram-sha-256 --pwfile=<(echo "$POSTGRES_PASSWORD") -D "$work/data" >/dev/null
+  runuser -u postgres -- $bin/initdb --no-sync --auth=trust -D "$work/data" >/dev/null
   cat >>"$work/data/postgresql.conf" <<CONF
 listen_addresses = '*'
 unix_socket_directories = '$work'

@@ -18,7 +18,8 @@ def exporters(host):
 
 
 def address(host):
-    return host.ansible("debug", "msg={{ devmentor_address | default(ansible_host) }}")["msg"]
+    variables = host.ansible.get_variables()
+    return variables["lab_addresses"][variables["inventory_hostname"]]
 
 
 def scrape(host, name, options=CLIENT, scheme="https"):
@@ -48,7 +49,8 @@ def test_nobody_without_a_certificate_gets_in(host):
     for name in exporters(host):
         refused = scrape(host, name, TLS)
         assert refused.rc != 0, name
-        assert "certificate required" in refused.stderr, name
+        # TLS 1.3 and, on Debian 12, 1.2 say it in different words.
+        assert re.search("alert (certificate required|bad certificate)", refused.stderr), name
 
 
 def test_no_plain_text(host):

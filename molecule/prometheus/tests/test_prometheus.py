@@ -15,7 +15,8 @@ testinfra_hosts = ["monitoring"]
 
 
 def base(host):
-    return f"https://{host.ansible('debug', 'msg={{ ansible_host }}')['msg']}:9090"
+    variables = host.ansible.get_variables()
+    return f"https://{variables['lab_addresses'][variables['inventory_hostname']]}:9090"
 
 
 def curl(host, path, *parameters, options=CLIENT):

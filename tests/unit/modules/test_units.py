@@ -94,5 +94,6 @@ def test_a_switched_link_and_an_old_file_renamed_into_place_count_as_new(tmp_pat
 
 
 def test_a_slice_is_never_restarted_because_that_would_stop_its_services() -> None:
-    limits = UnitState("loaded", "active", "static", 10.0, False, ("/etc/systemd/system/devmentor-qwen.slice",))
-    assert decide(want(name="devmentor-qwen.slice"), limits, 10.0, {"/etc/systemd/system/devmentor-qwen.slice": 20.0}) == []
+    file = "/etc/systemd/system/devmentor-qwen.slice"
+    limits = UnitState("loaded", "active", "static", 10.0, False, (file,))
+    assert decide(want(name="devmentor-qwen.slice"), limits, 10.0, {file: 20.0}) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.conftest import INVENTORY
+from tools.lab_run import prepare
 from tools.runs import Run, lab, playbook
 
 pytestmark = pytest.mark.lab
@@ -36,12 +36,11 @@ def only(done: Run) -> str:
 
 
 @pytest.fixture(scope="module")
-def running() -> Path:
-    """The lab's hosts, up. What runs on them does not matter here, so a lab that others deployed is used as it is."""
-    if not INVENTORY.exists():
-        pytest.fail(f"{INVENTORY} is no inventory; set DEVMENTOR_INVENTORY")
-    lab(INVENTORY, "up").require()
-    return INVENTORY
+def running(hosts: Path) -> Path:
+    """The lab's hosts, up. After test_platform.py the platform is on them; alone, these tests do with bare hosts."""
+    lab(hosts, "up").require()
+    prepare(hosts, show=False)
+    return hosts
 
 
 def members(inventory: Path) -> list[str]:
