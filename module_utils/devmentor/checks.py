@@ -613,6 +613,8 @@ def check_gateway(plan: Plan, record: Recorder) -> None:
 
 # --- monitoring ---
 
+SLOWEST_SCRAPE = 60.0  # seconds: the certificate probes' interval in roles/prometheus
+
 
 def judge_targets(targets: list[dict[str, Any]]) -> str:
     if not targets:
@@ -646,7 +648,7 @@ def check_prometheus(plan: Plan, record: Recorder) -> None:
         return judge_rules(ask(plan, "GET", f"{base}/rules").json()["data"]["groups"])
 
     # A target that was added a moment ago is only up after its first scrape.
-    record.check("targets", lambda: poll(targets, plan.patience, 3))
+    record.check("targets", lambda: poll(targets, plan.patience + SLOWEST_SCRAPE, 3))
     record.check("rules", rules)
 
 
