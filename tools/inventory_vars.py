@@ -27,7 +27,9 @@ class Inventory:
         self._loader = DataLoader()
         password = Path(os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE", path / ".vault-password"))
         if password.exists():
-            secrets = CLI.setup_vault_secrets(self._loader, vault_ids=[f"default@{password}"])
+            # The loader decrypts whole files; the process-wide context is for inline values, of which there are none.
+            vault_ids = [f"default@{password}"]
+            secrets = CLI.setup_vault_secrets(self._loader, vault_ids=vault_ids, initialize_context=False)
             self._loader.set_vault_secrets(secrets)
         self._manager = InventoryManager(loader=self._loader, sources=[str(path)])
         self._variables = VariableManager(loader=self._loader, inventory=self._manager)
