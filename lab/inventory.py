@@ -53,6 +53,10 @@ class Inventory:
     def generated(self) -> Path:
         return inventory_variables(self.file)
 
+    @property
+    def generated_hosts(self) -> Path:
+        return inventory_hosts(self.file)
+
     def select(self, limit: str | None) -> list[HostSpec]:
         """The hosts that `--limit` names (hosts or groups, separated by commas); all without one."""
         if limit is None:
@@ -108,6 +112,15 @@ def _load(path: Path) -> dict[str, Any]:
 def inventory_variables(hosts_file: Path) -> Path:
     """Where the lab writes what Ansible needs to know of it."""
     return hosts_file.parent / "group_vars" / "all" / GENERATED
+
+
+def inventory_hosts(hosts_file: Path) -> Path:
+    """Where the lab writes each host's connection, literally.
+
+    An inventory source beside hosts.yml, which it overrides: a templated `ansible_host` would name the wrong host where
+    a task is delegated (`inventory_hostname` stays that of the host delegated from), and testinfra does not template.
+    """
+    return hosts_file.parent / f"hosts.{GENERATED.removeprefix('lab.')}"
 
 
 def inventory_file(path: Path) -> Path:

@@ -19,7 +19,7 @@ from lab.cache import cache_in_use
 from lab.cgroups import find_hierarchies
 from lab.errors import HostStateError, LabError
 from lab.host import CHECKOUT, Host, new_key
-from lab.inventory import HostSpec, Inventory, inventory_variables
+from lab.inventory import HostSpec, Inventory, inventory_hosts, inventory_variables
 from lab.names import Names, lab_identity
 from lab.progress import Progress
 from lab.removal import Removal
@@ -112,9 +112,21 @@ class Lab:
             "lab_ssh_key": str(self.layout.client_key),
             "lab_known_hosts": str(self.layout.known_hosts),
         }
-        text = "---\n# Written by `python -m lab up`, removed by `down`.\n" + yaml.safe_dump(variables, sort_keys=False)
-        if not self.inventory.generated.exists() or self.inventory.generated.read_text() != text:
-            write_atomically(self.inventory.generated, text)
+        common = {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self.layout.client_key),
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.layout.known_hosts}",
+        }
+        hosts = {
+            name: {"ansible_host": network.address(number, host.index), **common} for name, host in record.hosts.items()
+        }
+        for file, content in (
+            (self.inventory.generated, variables),
+            (self.inventory.generated_hosts, {"all": {"hosts": hosts}}),
+        ):
+            text = f"---\n# Written by `lab up`, removed by `down`.\n{yaml.safe_dump(content, sort_keys=False)}"
+            if not file.exists() or file.read_text() != text:
+                write_atomically(file, text)
 
     def _prepare(self, hosts: list[Host], record: LabRecord, layer: str | None) -> None:
         """Give every host a disk; one that has a disk keeps it, with the layer that it was made with."""
@@ -175,7 +187,8 @@ class Lab:
 
     @property
     def removal(self) -> Removal:
-        return Removal(self.layout, self.hierarchies, self.inventory.generated)
+        generated = (self.inventory.generated, self.inventory.generated_hosts)
+        return Removal(self.layout, self.hierarchies, generated)
 
     def _remove_hosts(self, specs: Iterable[HostSpec]) -> None:
         with locked(self.layout.lock):
@@ -254,7 +267,8 @@ def remove_lab(identity: str) -> None:
         raise HostStateError(f"`{identity}` is not a lab's identity", "python -m lab list")
     layout = Layout(Names(identity))
     record = load_record(layout)
-    generated = inventory_variables(Path(record.inventory)) if record else None
+    file = Path(record.inventory) if record else None
+    generated = (inventory_variables(file), inventory_hosts(file)) if file else ()
     Removal(layout, find_hierarchies(), generated).remove()
 
 

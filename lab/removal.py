@@ -21,11 +21,11 @@ SETTLE = 30.0
 
 @dataclass(frozen=True)
 class Removal:
-    """What one lab has on the machine. `generated` is the variables file beside its inventory."""
+    """What one lab has on the machine. `generated` are the files it wrote beside its inventory."""
 
     layout: Layout
     hierarchies: Hierarchies
-    generated: Path | None
+    generated: tuple[Path, ...]
 
     @property
     def _group(self) -> HostGroup:
@@ -67,8 +67,8 @@ class Removal:
         self._group.remove()
         remove_propagation(f"{self.layout.names.machine_prefix}*")
         shutil.rmtree(self.layout.root, ignore_errors=True)
-        if self.generated:
-            self.generated.unlink(missing_ok=True)
+        for file in self.generated:
+            file.unlink(missing_ok=True)
 
     def _strays(self) -> set[int]:
         """Supervisors that had not joined their control group yet when `up` was killed."""
