@@ -41,6 +41,12 @@ class Inventory:
     def groups(self) -> set[str]:
         return set(self._manager.groups)
 
+    def secrets(self, host: str) -> dict[str, Any]:
+        """Every variable of the vault (vault_*) that a host sees."""
+        known = self._manager.get_host(host)
+        variables = self._variables.get_vars(host=known)
+        return {str(name): value for name, value in variables.items() if name.startswith("vault_")}
+
     def value(self, host: str, name: str) -> Any:
         """The value of a variable (or Jinja expression) for a host.
 
