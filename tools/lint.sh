@@ -10,4 +10,4 @@ step mypy mypy lab tools module_utils filter_plugins action_plugins services/src
 step yamllint yamllint --strict .
 step shellcheck shellcheck "${scripts[@]}"
 step "generated docs" python -m tools.docs --check
-step ansible-lint ansible-lint --offline --profile production --quiet playbooks roles
+step ansible-lint ansible-lint --offline --profile production -q playbooks roles
