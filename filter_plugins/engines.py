@@ -44,6 +44,20 @@ def engines_of(instances: Mapping[str, Mapping[str, Any]], group_names: Iterable
     return found
 
 
+def _model_path(artifact: str, model: Mapping[str, Any], models_dir: str) -> str:
+    return f"{models_dir}/{artifact}/{model['release']}/{model['file']}"
+
+
+def model_artifacts(
+    names: Iterable[str], fetched: Mapping[str, Mapping[str, Any]], models_dir: str
+) -> list[dict[str, str]]:
+    """The `artifacts` of artifact_install for these models. `fetched` is what artifact_fetch returned."""
+    return [
+        {"src": model["path"], "path": _model_path(name, model, models_dir), "sha256": model["sha256"]}
+        for name, model in ((name, fetched[name]) for name in names)
+    ]
+
+
 def engine_files(
     engines: Iterable[Mapping[str, Any]],
     fetched: Mapping[str, Mapping[str, Any]],
@@ -57,7 +71,7 @@ def engine_files(
     for engine in engines:
         model = fetched[engine["artifact"]]
         settings = {
-            "MODEL": f"{models_dir}/{engine['artifact']}/{model['release']}/{model['file']}",
+            "MODEL": _model_path(engine["artifact"], model, models_dir),
             **{name.upper(): engine[name] for name in ("alias", "mode", "port", "context", "parallel", "max_answer")},
             **shared,
         }
@@ -110,6 +124,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "engine_files": engine_files,
+            "model_artifacts": model_artifacts,
             "engine_units": engine_units,
             "engines_of": engines_of,
             "nearest_first": nearest_first,

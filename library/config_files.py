@@ -44,7 +44,11 @@ options:
     default: []
     suboptions: &file
       path: {description: Absolute path., type: path, required: true}
-      content: {description: The whole content., type: str, required: true}
+      content: {description: The whole content. This or O(files[].template)., type: str}
+      template:
+        description: Template of the role that gives the content; rendered on the control node, undefined variables fail.
+        type: str
+      template_vars: {description: More variables for the template., type: dict, default: {}}
       owner: {description: Owner., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Octal mode, quoted., type: str, default: '0644'}
@@ -80,12 +84,12 @@ EXAMPLES = r"""
       - {path: /etc/valkey, owner: valkey, group: valkey, mode: '0750'}
     files:
       - path: /etc/valkey/valkey.conf
-        content: "{{ lookup('ansible.builtin.template', 'valkey.conf.j2') }}"
+        template: valkey.conf.j2
     secret_files:
       - path: /etc/valkey/users.acl
         group: valkey
         mode: '0640'
-        content: "{{ lookup('ansible.builtin.template', 'users.acl.j2') }}"
+        template: users.acl.j2
 """
 
 RETURN = r"""
@@ -312,15 +316,22 @@ class Files:
             self.absent(path)
 
 
-def file_options(secret):
-    return {
+def file_entries(secret):
+    options = {
         "path": {"type": "path", "required": True},
-        "content": {"type": "str", "required": True, "no_log": secret},
+        "content": {"type": "str", "no_log": secret},
+        # The action plugin of the same name has put `content` in their place before this runs.
+        "template": {"type": "str"},
+        "template_vars": {"type": "dict", "default": {}},
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str", "default": "0644"},
         "validate": {"type": "str"},
     }
+    return {
+        "type": "list", "elements": "dict", "default": [], "options": options,
+        "required_one_of": [("content", "template")], "mutually_exclusive": [("content", "template")],
+    }  # fmt: skip
 
 
 def main():
@@ -346,8 +357,8 @@ def main():
                     "mode": {"type": "str", "default": "0755"},
                 },
             },
-            "files": {"type": "list", "elements": "dict", "default": [], "options": file_options(False)},
-            "secret_files": {"type": "list", "elements": "dict", "default": [], "options": file_options(True)},
+            "files": file_entries(secret=False),
+            "secret_files": file_entries(secret=True),
             "links": {
                 "type": "list", "elements": "dict", "default": [],
                 "options": {"path": {"type": "path", "required": True}, "target": {"type": "str", "required": True}},

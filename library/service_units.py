@@ -35,10 +35,22 @@ options:
           host: {description: Address of the port., type: str, default: 127.0.0.1}
           url: {description: URL that must answer., type: str}
           status: {description: Statuses that count as an answer., type: list, elements: int, default: [200]}
+          contains: {description: Text that the answer's body must hold., type: str}
           ca: {description: CA file for the URL., type: path}
           cert: {description: Client certificate file., type: path}
           key: {description: Client key file., type: path}
           timeout: {description: Seconds to wait., type: int, default: 30}
+  one_at_a_time:
+    description:
+      - C(restarts) - no two hosts of the task interrupt a running unit at the same time. C(all) - nor start one.
+      - Hosts with nothing to do are found side by side and do not wait. Where a host fails, those after it are left as they
+        are and fail with its name.
+    type: str
+    choices: [restarts, all]
+  report_only:
+    description: Acts on nothing and waits for nothing; says in RV(pending) what a run would do or wait for.
+    type: bool
+    default: false
 author: DevMentor platform developers
 """
 
@@ -59,6 +71,15 @@ actions:
   type: list
   elements: str
   sample: ["pgbouncer.service: reload (newer than the last load: /etc/pgbouncer/pgbouncer.ini)"]
+pending:
+  description: The same, and units that do not answer as O(units[].wait_for) wants.
+  returned: with O(report_only)
+  type: list
+  elements: str
+interrupts:
+  description: Whether RV(pending) interrupts a running unit.
+  returned: with O(report_only)
+  type: bool
 """
 
 import os
@@ -77,7 +98,11 @@ STAMPS = "/run/devmentor/loaded"  # one empty file per reloaded unit: systemd ke
 class Units:
     def __init__(self, module):
         self.module = module
+        self.report = module.params["report_only"]
+        self.passive = module.check_mode or self.report
         self.actions = []
+        self.interrupts = False
+        self.unanswered = []
         self.reloaded_daemon = False
 
     def systemctl(self, *words):
@@ -98,7 +123,7 @@ class Units:
         raise UnitError(f"{name}: {what}. Its last journal lines:\n{self.journal(name)}")
 
     def daemon_reload(self):
-        if self.reloaded_daemon or self.module.check_mode:
+        if self.reloaded_daemon or self.passive:
             return
         code, _, err = self.systemctl("daemon-reload")
         if code != 0:
@@ -108,7 +133,7 @@ class Units:
     def one(self, item):
         name = item["name"]
         have = self.show(name)
-        if have.needs_daemon_reload or (have.load_state == "not-found" and not self.module.check_mode):
+        if have.needs_daemon_reload or (have.load_state == "not-found" and not self.passive):
             self.daemon_reload()
             have = self.show(name)
         files = tuple(item["restart_on"]), tuple(item["reload_on"])
@@ -119,15 +144,21 @@ class Units:
         try:
             actions = decide(want, have, applied, times)
         except UnitError:
-            if not self.module.check_mode:
+            if not self.passive:
                 raise
             self.actions.append(f"{name}: start (its package or file is not there yet)")
             return
         for verb, reason in actions:
             self.actions.append(f"{name}: {verb} ({reason})")
-            if not self.module.check_mode:
+            self.interrupts |= verb not in ("start", "enable", "unmask")
+            if not self.passive:
                 self.act(name, verb, stamp)
-        if not self.module.check_mode and item["state"] == "started" and not item["masked"]:
+        up = item["state"] == "started" and not item["masked"]
+        if self.report and up and item["wait_for"] and not actions:
+            problem = self.probe(item["wait_for"])
+            if problem:
+                self.unanswered.append(f"{name}: {problem}")
+        if not self.passive and up:
             if item["wait_for"]:
                 self.wait(name, item["wait_for"])
             elif actions and self.show(name).active_state not in ("active", "activating", "reloading"):
@@ -147,7 +178,7 @@ class Units:
     def wait(self, name, wait):
         deadline = time.monotonic() + wait["timeout"]
         while True:
-            problem = self.probe_url(wait) if wait["url"] else self.probe_port(wait)
+            problem = self.probe(wait)
             if problem is None:
                 return
             if self.show(name).active_state == "failed":
@@ -155,6 +186,9 @@ class Units:
             if time.monotonic() > deadline:
                 self.fail(name, f"does not answer after {wait['timeout']} s ({problem})")
             time.sleep(0.2)
+
+    def probe(self, wait):
+        return self.probe_url(wait) if wait["url"] else self.probe_port(wait)
 
     @staticmethod
     def probe_port(wait):
@@ -172,15 +206,19 @@ class Units:
                 context = ssl.create_default_context(cafile=wait["ca"])
                 if wait["cert"]:
                     context.load_cert_chain(wait["cert"], wait["key"])
-            with urllib.request.urlopen(wait["url"], timeout=5, context=context) as answer:
-                status = answer.status
-        except urllib.error.HTTPError as error:
-            status = error.code
-            text = error.read(300).decode("utf-8", "replace")
-            return None if status in wait["status"] else f"{wait['url']}: status {status}: {text}"
+            try:
+                answer = urllib.request.urlopen(wait["url"], timeout=5, context=context)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                status, text = answer.status, answer.read(1 << 16).decode("utf-8", "replace")
         except (OSError, ValueError) as error:
             return f"{wait['url']}: {error}"
-        return None if status in wait["status"] else f"{wait['url']}: status {status}"
+        if status not in wait["status"]:
+            return f"{wait['url']}: status {status}: {text[:300]}"
+        if wait["contains"] and wait["contains"] not in text:
+            return f"{wait['url']}: {wait['contains']!r} is not in the answer: {text[:300]}"
+        return None
 
 
 def main():
@@ -204,6 +242,7 @@ def main():
                             "host": {"type": "str", "default": "127.0.0.1"},
                             "url": {"type": "str"},
                             "status": {"type": "list", "elements": "int", "default": [200]},
+                            "contains": {"type": "str"},
                             "ca": {"type": "path"},
                             "cert": {"type": "path"},
                             "key": {"type": "path", "no_log": False},
@@ -212,6 +251,9 @@ def main():
                     },
                 },
             },
+            # The action plugin of the same name has seen to it when this runs.
+            "one_at_a_time": {"type": "str", "choices": ["restarts", "all"]},
+            "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -220,7 +262,10 @@ def main():
         for item in module.params["units"]:
             units.one(item)
     except UnitError as error:
-        module.fail_json(msg=str(error), changed=bool(units.actions) and not module.check_mode, actions=units.actions)
+        module.fail_json(msg=str(error), changed=bool(units.actions) and not units.passive, actions=units.actions)
+    if units.report:
+        pending = units.actions + units.unanswered
+        module.exit_json(changed=False, actions=[], pending=pending, interrupts=units.interrupts)
     module.exit_json(changed=bool(units.actions), actions=units.actions)
 
 

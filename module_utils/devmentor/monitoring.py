@@ -119,7 +119,7 @@ def rule_files(paths: list[str], contents: list[str]) -> list[dict[str, str]]:
 
 
 def exporter_files(exporters: Iterable[Mapping[str, Any]], header: str, dropin: str) -> list[dict[str, str]]:
-    """`config_files` entries of each exporter: Debian's /etc/default file and a drop-in for its unit.
+    """`config_files` entries of each exporter: Debian's /etc/default file and, from template `dropin`, one for its unit.
 
     An exporter is {name, args, environment?: [lines]}. systemd splits ARGS at blanks and takes backslashes and quotes
     out of it; MonitoringError for arguments that would not arrive as written.
@@ -131,7 +131,7 @@ def exporter_files(exporters: Iterable[Mapping[str, Any]], header: str, dropin: 
             raise MonitoringError(f"{unit}: a quote, backslash or line break in args. Write [.] for a literal dot.")
         lines = [header, *exporter.get("environment", []), f'ARGS="{exporter["args"].strip()}"']
         files.append({"path": f"/etc/default/{unit}", "content": "".join(f"{line}\n" for line in lines)})
-        files.append({"path": f"/etc/systemd/system/{unit}.service.d/devmentor.conf", "content": dropin})
+        files.append({"path": f"/etc/systemd/system/{unit}.service.d/devmentor.conf", "template": dropin})
     return files
 
 

@@ -1,0 +1,50 @@
+"""Lets the hosts of a service_units task act one after the other, without making those wait that have nothing to do.
+
+`throttle: 1` on the task would have every host wait for every other on every run, and would go on to the next host after
+one has failed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import pathlib
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """The turn is a lock on a file of this run, which holds the names of hosts that failed."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        arguments = dict(self._task.args)
+        turns = arguments.get("one_at_a_time")
+        if turns is None or self._task.check_mode:
+            return {**result, **self._execute_module(module_args=arguments, task_vars=variables)}
+        report = self._execute_module(module_args={**arguments, "report_only": True}, task_vars=variables)
+        if report.get("failed") or not report["pending"]:
+            return {**result, **report}
+        if turns == "restarts" and not report["interrupts"]:
+            return {**result, **self._execute_module(module_args=arguments, task_vars=variables)}
+        turn = pathlib.Path(C.DEFAULT_LOCAL_TMP) / f"turn-{self._task._uuid}"
+        with turn.open("a+", encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.seek(0)
+            if failed := handle.read().split():
+                return {
+                    **result,
+                    "failed": True,
+                    "msg": f"left as it is, because {failed[0]} failed before it and one host goes at a time. "
+                    f"Mend {failed[0]} and run again. Still to do here: {'; '.join(report['pending'])}",
+                }
+            answer: dict[str, Any] = {"failed": True}
+            try:
+                answer = self._execute_module(module_args=arguments, task_vars=variables)
+            finally:
+                if answer.get("failed"):
+                    handle.write(f"{variables['inventory_hostname']}\n")
+                    handle.flush()
+        return {**result, **answer}
