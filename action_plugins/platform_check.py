@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor import checks_base, inventory_view  # noqa: E402
+from module_utils.devmentor import checks_base, inventory_view
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # What a check authenticates with -> the role's variable that has it (not the vault's: an inventory may override it).
 SECRETS = {

@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor.checks_base import FAIL, PASS, UNKNOWN, Row  # noqa: E402
-from ansible.module_utils.devmentor.checks_report import across_hosts, table  # noqa: E402
+from module_utils.devmentor.checks_base import FAIL, PASS, UNKNOWN, Row
+from module_utils.devmentor.checks_report import across_hosts, table
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
