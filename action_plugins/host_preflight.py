@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 import time
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor import hostcheck  # noqa: E402
+from module_utils.devmentor import hostcheck
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

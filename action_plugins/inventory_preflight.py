@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor import inventory_view, preflight  # noqa: E402
+from module_utils.devmentor import inventory_view
+from module_utils.devmentor.platform_model import Platform
+from module_utils.devmentor.preflight import inspect
+from module_utils.devmentor.preflight_expectations import expectations
+from module_utils.devmentor.preflight_problems import merge, render
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -26,20 +31,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         platform = self.platform(variables)
-        problems = preflight.inspect(platform)
+        problems = inspect(platform)
         if problems:
             raise AnsibleActionFail(
-                f"{len(preflight.merge(problems))} problem(s) in {platform.inventory}, nothing was contacted or "
-                f"changed:\n{preflight.render(problems, list(platform.hosts))}"
+                f"{len(merge(problems))} problem(s) in {platform.inventory}, nothing was contacted or "
+                f"changed:\n{render(problems, list(platform.hosts))}"
             )
         return {
             **result,
             "changed": False,
             "hosts": len(platform.hosts),
-            "expectations": {name: preflight.expectations(host) for name, host in platform.hosts.items()},
+            "expectations": {name: expectations(host) for name, host in platform.hosts.items()},
         }
 
-    def platform(self, task_vars: dict[str, Any]) -> preflight.Platform:
+    def platform(self, task_vars: dict[str, Any]) -> Platform:
         def load(path: str) -> Any:
             return self._loader.load_from_file(path, cache="all", trusted_as_template=True)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor import checks, inventory_view  # noqa: E402
+from module_utils.devmentor import checks_base, inventory_view
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # What a check authenticates with -> the role's variable that has it (not the vault's: an inventory may override it).
 SECRETS = {
@@ -58,11 +59,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def unknown(self, result: dict[str, Any], task_vars: dict[str, Any], reason: str) -> dict[str, Any]:
         host = str(task_vars["inventory_hostname"])
-        row = {"component": "host", "host": host, "check": "answers", "result": checks.UNKNOWN, "evidence": reason}
+        row = {"component": "host", "host": host, "check": "answers", "result": checks_base.UNKNOWN, "evidence": reason}
         return {**result, "changed": False, "rows": [row], "facts": {}}
 
     def plan(self, task_vars: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The parameters of checks.Plan, and the secrets apart from them."""
+        """The parameters of checks_base.Plan, and the secrets apart from them."""
 
         def load(path: str) -> Any:
             return self._loader.load_from_file(path, cache="all", trusted_as_template=True)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor import checks  # noqa: E402
+from module_utils.devmentor.checks_base import FAIL, PASS, UNKNOWN, Row
+from module_utils.devmentor.checks_report import across_hosts, table
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -28,24 +28,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         answers: dict[str, dict[str, Any]] = self._task.args["answers"]
         every = {str(host) for host in self._task.args["expected"]}
-        rows = [checks.Row(**row) for answer in answers.values() for row in answer.get("rows", [])]
+        rows = [Row(**row) for answer in answers.values() for row in answer.get("rows", [])]
         silent = every & set(answers) - {row.host for row in rows}
-        rows += [checks.Row("host", host, "answers", checks.UNKNOWN, "gave no rows") for host in sorted(silent)]
+        rows += [Row("host", host, "answers", UNKNOWN, "gave no rows") for host in sorted(silent)]
         facts = {host: answer.get("facts", {}) for host, answer in answers.items()}
-        rows += checks.across_hosts(facts, asked_all=every <= set(answers))
+        rows += across_hosts(facts, asked_all=every <= set(answers))
 
-        Display().display(checks.table(rows) + "\n")
+        Display().display(table(rows) + "\n")
         if every - set(answers):
             Display().display(f"Not asked, because of --limit: {', '.join(sorted(every - set(answers)))}\n")
-        bad = [row for row in rows if row.result != checks.PASS]
+        bad = [row for row in rows if row.result != PASS]
         report = self._task.args.get("report")
         if report:
             content = {"passed": not bad, "rows": [dataclasses.asdict(row) for row in rows]}
             pathlib.Path(report).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if bad or not rows:
-            count = {kind: sum(row.result == kind for row in bad) for kind in (checks.FAIL, checks.UNKNOWN)}
+            count = {kind: sum(row.result == kind for row in bad) for kind in (FAIL, UNKNOWN)}
             raise AnsibleActionFail(
-                f"verify: of {len(rows)} checks {count[checks.FAIL]} failed and {count[checks.UNKNOWN]} are unknown:\n"
+                f"verify: of {len(rows)} checks {count[FAIL]} failed and {count[UNKNOWN]} are unknown:\n"
                 + "\n".join(f"{row.host}: {row.component}, {row.check}: {row.result}: {row.evidence}" for row in bad)
             )
         return {**result, "changed": False, "msg": f"verify: all {len(rows)} checks passed"}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ansible.module_utils.devmentor import preflight  # noqa: E402
+from module_utils.devmentor.preflight_problems import Problem, merge, render
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -25,14 +24,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         answers: dict[str, dict[str, Any]] = self._task.args["answers"]
         problems = [
-            preflight.Problem((host,), finding["what"], finding["problem"], finding["remedy"])
+            Problem((host,), finding["what"], finding["problem"], finding["remedy"])
             for host, answer in answers.items()
             for finding in answer.get("findings", [_NOT_ASKED])
         ]
         if problems:
             raise AnsibleActionFail(
-                f"{len(preflight.merge(problems))} problem(s) on the hosts, nothing was changed:\n"
-                + preflight.render(problems, list(answers))
+                f"{len(merge(problems))} problem(s) on the hosts, nothing was changed:\n"
+                + render(problems, list(answers))
             )
         return {**result, "changed": False, "msg": f"{len(answers)} hosts are ready"}
 

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,14 @@ from lab.lifecycle import Lab, known_labs, remove_lab
 
 DEFAULT_INVENTORY = Path(__file__).resolve().parents[1] / "inventories" / "lab"
 QUIET_SECONDS = 2.0
+LIFE_VERBS = {
+    "kill": "cut the power: link down, then SIGKILL for everything",
+    "stop": "shut down cleanly",
+    "start": "power on and wait for SSH",
+    "reboot": "reboot from inside and wait for SSH",
+    "freeze": "stop every process of a host without ending it",
+    "thaw": "let a frozen host run on",
+}
 
 
 class Terminal:
@@ -78,14 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("host")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
 
-    for name, text in (
-        ("kill", "cut the power: link down, then SIGKILL for everything"),
-        ("stop", "shut down cleanly"),
-        ("start", "power on and wait for SSH"),
-        ("reboot", "reboot from inside and wait for SSH"),
-        ("freeze", "stop every process of a host without ending it"),
-        ("thaw", "let a frozen host run on"),
-    ):
+    for name, text in LIFE_VERBS.items():
         verb(name, text).add_argument("hosts", nargs="+", metavar="HOST")
 
     cut = verb("cut", "cut a host off, or the traffic between two sets of hosts (names separated by commas)")
@@ -120,6 +121,11 @@ def _up(lab: Lab, options: argparse.Namespace) -> int:
     times = lab.up(options.limit, options.layer)
     for name, seconds in times.items():
         print(f"{name}  {lab.host(name).address}  {seconds:.1f} s")
+    return 0
+
+
+def _down(lab: Lab, options: argparse.Namespace) -> int:
+    lab.down(options.limit)
     return 0
 
 
@@ -177,6 +183,11 @@ def _cut(lab: Lab, options: argparse.Namespace) -> int:
     return 0
 
 
+def _heal(lab: Lab, options: argparse.Namespace) -> int:
+    faults.heal(lab.names)
+    return 0
+
+
 def _fill(lab: Lab, options: argparse.Namespace) -> int:
     host = lab.host(options.host)
     if options.undo:
@@ -217,6 +228,27 @@ def _console(lab: Lab, options: argparse.Namespace) -> int:
     return 0
 
 
+def _bake(lab: Lab, options: argparse.Namespace) -> int:
+    print(lab.layers(options.suite, "baked")[0])
+    return 0
+
+
+# The verbs that need an inventory; the others are in _run.
+LAB_VERBS: dict[str, Callable[[Lab, argparse.Namespace], int]] = {
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "exec": _exec,
+    **dict.fromkeys(LIFE_VERBS, _life),
+    "cut": _cut,
+    "heal": _heal,
+    "console": _console,
+    "fill": _fill,
+    "floor": _floor,
+    "bake": _bake,
+}
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.verb == "install-prerequisites":
         print("installed: " + (" ".join(machine.install_prerequisites()) or "nothing was missing"))
@@ -229,31 +261,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.verb == "down" and options.lab:
         remove_lab(options.lab)
         return 0
-    lab = Lab(read_inventory(options.inventory), Terminal())
-    if options.verb == "up":
-        return _up(lab, options)
-    if options.verb == "down":
-        lab.down(options.limit)
-        return 0
-    if options.verb == "status":
-        return _status(lab, options)
-    if options.verb == "exec":
-        return _exec(lab, options)
-    if options.verb == "cut":
-        return _cut(lab, options)
-    if options.verb == "heal":
-        faults.heal(lab.names)
-        return 0
-    if options.verb == "console":
-        return _console(lab, options)
-    if options.verb == "fill":
-        return _fill(lab, options)
-    if options.verb == "floor":
-        return _floor(lab, options)
-    if options.verb == "bake":
-        print(lab.layers(options.suite, "baked")[0])
-        return 0
-    return _life(lab, options)
+    return LAB_VERBS[options.verb](Lab(read_inventory(options.inventory), Terminal()), options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -58,7 +58,8 @@ artifacts:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.devmentor.artifacts import ArtifactError, Fetched, Fetcher, select_artifacts
+from ansible.module_utils.devmentor.artifacts import ArtifactError, select_artifacts
+from ansible.module_utils.devmentor.artifacts_cache import Fetched, Fetcher
 
 
 def main():

@@ -13,7 +13,7 @@ description:
   - The action plugin of the same name makes the plan from inventory and roles.
 options:
   plan:
-    description: What is asked and with what (C(module_utils/devmentor/checks.py), class Plan), without secrets.
+    description: What is asked and with what (C(module_utils/devmentor/checks_base.py), class Plan), without secrets.
     type: dict
     required: true
   secrets:
@@ -42,7 +42,8 @@ facts: {description: What is compared between hosts., returned: always, type: di
 import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.devmentor import checks
+from ansible.module_utils.devmentor.checks import run_all
+from ansible.module_utils.devmentor.checks_base import Plan
 
 
 def main():
@@ -53,7 +54,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    rows, facts = checks.run_all(checks.Plan(secrets=module.params["secrets"], **module.params["plan"]))
+    rows, facts = run_all(Plan(secrets=module.params["secrets"], **module.params["plan"]))
     module.exit_json(changed=False, rows=[dataclasses.asdict(row) for row in rows], facts=facts)
 
 

@@ -36,7 +36,8 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 
-from module_utils.devmentor.artifacts import ArtifactError, Fetcher, select_artifacts, sha256_of
+from module_utils.devmentor.artifacts import ArtifactError, select_artifacts
+from module_utils.devmentor.artifacts_cache import Fetcher, sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = "minilm-wheel"

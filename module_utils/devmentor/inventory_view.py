@@ -1,4 +1,4 @@
-"""The inventory and the roles as plain data (`preflight.Platform`), for action plugins on the control node.
+"""The inventory and the roles as plain data (`platform_model.Platform`), for action plugins on the control node.
 
 Role defaults are not in `hostvars`, so they are read from the roles' files and laid underneath.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import collections.abc as c
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
-from .preflight import Host, Platform, vault_references
+from .platform_model import Host, Platform
 
 # Names whose default matters to preflight and verify, and is a template.
 _TEMPLATED_DEFAULTS = (
@@ -32,6 +33,8 @@ _TEMPLATED_DEFAULTS = (
     "devmentor_zone",
     "postgres_bootstrap_primary",
 )
+
+_VAULT_REFERENCE = re.compile(r"\b(vault_\w+)\b(?!\s*\|\s*(?:ansible\.builtin\.)?(?:default|d)\b)")
 
 Template = c.Callable[[c.Mapping[str, Any], Any], Any]
 
@@ -65,6 +68,11 @@ def load_roles(directory: pathlib.Path, load: c.Callable[[str], Any]) -> Roles:
             names |= vault_references(path.read_text())
         secrets[role.name] = frozenset(names)
     return Roles(specs, defaults, secrets)
+
+
+def vault_references(text: str) -> frozenset[str]:
+    """The vault_* names that a text refers to without giving a default for them."""
+    return frozenset(_VAULT_REFERENCE.findall(text))
 
 
 def host_view(

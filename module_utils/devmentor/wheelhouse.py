@@ -26,7 +26,8 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .artifacts import ArtifactError, locked, run_client, sha256_of
+from .artifacts import ArtifactError
+from .artifacts_cache import locked, run_client, sha256_of
 
 FORMAT = 1
 PYTHON = "3.13"

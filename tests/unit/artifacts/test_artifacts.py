@@ -14,14 +14,13 @@ import yaml
 
 from module_utils.devmentor.artifacts import (
     ArtifactError,
-    ChecksumError,
-    Fetcher,
     Source,
     parse_artifact,
     parse_source,
     select_artifacts,
     validate_artifacts,
 )
+from module_utils.devmentor.artifacts_cache import ChecksumError, Fetcher
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from module_utils.devmentor import inventory_view, preflight
-from module_utils.devmentor.preflight import Host, Platform
+from module_utils.devmentor.platform_model import GROUP_SIZES, ROLE_GROUPS, Host, Platform
+from module_utils.devmentor.preflight_expectations import expectations
+from module_utils.devmentor.preflight_problems import render
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -65,7 +67,7 @@ def platform(
 
 
 def lines(checked: Platform) -> list[str]:
-    return preflight.render(preflight.inspect(checked), list(checked.hosts)).splitlines()
+    return render(preflight.inspect(checked), list(checked.hosts)).splitlines()
 
 
 def only(checked: Platform) -> str:
@@ -226,7 +228,7 @@ def test_a_secret_that_an_inventory_variable_refers_to_is_missing_as_well() -> N
 
 def test_vault_references_with_a_default_are_not_required() -> None:
     text = "a: \"{{ vault_a }}\"\nb: \"{{ vault_b | default('') }}\"\nc: \"{{ vault_c|default(omit) }}\"\n"
-    assert preflight.vault_references(text) == frozenset({"vault_a"})
+    assert inventory_view.vault_references(text) == frozenset({"vault_a"})
 
 
 def test_an_artefact_needs_its_checksum() -> None:
@@ -267,7 +269,7 @@ def test_what_a_host_must_offer_is_the_sum_of_its_groups() -> None:
         ],
         devmentor_footprint={"all": {"units": ["devmentor-*"]}, "qdrant": {"units": ["qdrant.service"]}},
     ).hosts
-    expected = preflight.expectations(host["h2"])
+    expected = expectations(host["h2"])
     assert sum(need["cores"] for need in expected["needs"]) == 5
     assert sum(need["memory_gib"] for need in expected["needs"]) == 20
     assert expected["disks"] == [
@@ -278,17 +280,17 @@ def test_what_a_host_must_offer_is_the_sum_of_its_groups() -> None:
     assert expected["units"] == ["devmentor-*", "qdrant.service"]
     assert expected["vip"] == "10.0.0.100"
     assert expected["debian"] == ["13"]
-    assert preflight.expectations(host["h4"])["ports"] == {}
+    assert expectations(host["h4"])["ports"] == {}
 
 
 def test_debian_12_is_for_hosts_of_the_engine_tier_alone() -> None:
-    assert preflight.expectations(Host("g", ("qwen",), {}))["debian"] == ["12", "13"]
-    assert preflight.expectations(Host("g", ("qwen", "qdrant"), {}))["debian"] == ["13"]
+    assert expectations(Host("g", ("qwen",), {}))["debian"] == ["12", "13"]
+    assert expectations(Host("g", ("qwen", "qdrant"), {}))["debian"] == ["13"]
 
 
 def test_every_role_is_on_hosts_that_preflight_knows() -> None:
     roles = {path.name for path in (ROOT / "roles").iterdir() if (path / "defaults").is_dir()}
-    known = set(preflight.ROLE_GROUPS) | set(preflight.GROUP_SIZES)
+    known = set(ROLE_GROUPS) | set(GROUP_SIZES)
     # A role that others call with parameters is on no hosts of its own.
     assert roles - known <= {"python_release"}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from module_utils.devmentor import preflight, teardown
+from module_utils.devmentor import teardown
+from module_utils.devmentor.platform_model import GROUP_SIZES
 from module_utils.devmentor.teardown import Current
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,7 +84,7 @@ def test_after_an_interruption_the_rest_is_done() -> None:
 
 
 def test_the_footprint_knows_every_group_and_only_packages_of_the_platform() -> None:
-    assert set(FOOTPRINT) == (set(preflight.GROUP_SIZES) - {"spare"}) | {"all"}
+    assert set(FOOTPRINT) == (set(GROUP_SIZES) - {"spare"}) | {"all"}
     for group, entry in FOOTPRINT.items():
         assert set(entry.get("packages", [])) <= set(PACKAGES.get(group, [])), group
         assert set(entry) <= {"units", "packages", "paths", "data"}

@@ -15,8 +15,16 @@ from typing import Any
 
 import pytest
 
-from module_utils.devmentor import checks
-from module_utils.devmentor.checks import Answer, Failed, Plan, Recorder, Row, Unanswered
+from module_utils.devmentor import checks, checks_report
+from module_utils.devmentor.checks_base import Failed, Plan, Recorder, Row, Unanswered, poll
+from module_utils.devmentor.checks_cache import check_cache
+from module_utils.devmentor.checks_client import Answer, run_command
+from module_utils.devmentor.checks_engines import judge_completion
+from module_utils.devmentor.checks_host import check_host
+from module_utils.devmentor.checks_monitoring import judge_rules, judge_targets
+from module_utils.devmentor.checks_postgres import check_pgbouncer, judge_replica, judge_synchronous
+from module_utils.devmentor.checks_qdrant import judge_collection, judge_raft
+from module_utils.devmentor.checks_services import check_pbml
 
 
 def plan(tls: dict[str, str] | None = None, **changes: Any) -> Plan:
@@ -79,9 +87,9 @@ def test_polling_ends_with_the_last_complaint() -> None:
             raise error
         return "third"
 
-    assert checks.poll(function, patience=1, pause=0.001) == "third"
+    assert poll(function, patience=1, pause=0.001) == "third"
     with pytest.raises(Failed, match="still"):
-        checks.poll(raising(Failed("still")), patience=0.01, pause=0.005)
+        poll(raising(Failed("still")), patience=0.01, pause=0.005)
 
 
 def replica(**changes: Any) -> dict[str, Any]:
@@ -89,21 +97,21 @@ def replica(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_replica_as_its_primary_sees_it() -> None:
-    assert checks.judge_replica(replica()) == "streaming, quorum, lag 0 B, 0.01 s"
+    assert judge_replica(replica()) == "streaming, quorum, lag 0 B, 0.01 s"
     late = [replica(lag_bytes=10**9), replica(lag_seconds=60), replica(lag_bytes=None)]
     for bad in (None, replica(state="catchup"), *late):
         with pytest.raises(Failed):
-            checks.judge_replica(bad)
+            judge_replica(bad)
 
 
 def test_commits_wait_for_enough_replicas() -> None:
-    assert "2 of 3 replicas count" in checks.judge_synchronous(
+    assert "2 of 3 replicas count" in judge_synchronous(
         "ANY 2 (b, c, d)", [replica(), replica(), replica(sync="async")]
     )
     with pytest.raises(Failed, match="1 of 1"):
-        checks.judge_synchronous("ANY 2 (b, c, d)", [replica()])
+        judge_synchronous("ANY 2 (b, c, d)", [replica()])
     with pytest.raises(Failed, match="wait for no replica"):
-        checks.judge_synchronous("", [replica()] * 3)
+        judge_synchronous("", [replica()] * 3)
 
 
 def collection(**changes: Any) -> dict[str, Any]:
@@ -113,16 +121,16 @@ def collection(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_collection_is_whole_only_with_every_replica_active_and_none_moving() -> None:
-    assert checks.judge_collection(collection(), 3) == "6 shards x 3 replicas Active, no transfer"
+    assert judge_collection(collection(), 3) == "6 shards x 3 replicas Active, no transfer"
     dead = [{"shard_id": 4, "state": "Dead", "peer_id": 1}]
     with pytest.raises(Failed, match="shard 4 Dead"):
-        checks.judge_collection(collection(remote_shards=[*collection()["remote_shards"], *dead]), 3)
+        judge_collection(collection(remote_shards=[*collection()["remote_shards"], *dead]), 3)
     with pytest.raises(Failed, match="transfers"):
-        checks.judge_collection(collection(shard_transfers=[{}]), 3)
+        judge_collection(collection(shard_transfers=[{}]), 3)
     with pytest.raises(Failed, match="3 of each"):
-        checks.judge_collection(collection(remote_shards=[]), 3)
+        judge_collection(collection(remote_shards=[]), 3)
     with pytest.raises(Failed, match="no shards"):
-        checks.judge_collection(collection(local_shards=[], remote_shards=[]), 3)
+        judge_collection(collection(local_shards=[], remote_shards=[]), 3)
 
 
 def peer(commit: int = 40, pending: int = 0, thread: str = "working", peers: int = 2) -> dict[str, Any]:
@@ -145,9 +153,9 @@ def peer(commit: int = 40, pending: int = 0, thread: str = "working", peers: int
     ],
 )
 def test_consensus(view: dict[str, Any], complaint: str) -> None:
-    assert "commit 40" in checks.judge_raft({"a": peer(), "b": peer()})
+    assert "commit 40" in judge_raft({"a": peer(), "b": peer()})
     with pytest.raises(Failed, match=complaint):
-        checks.judge_raft({"a": peer(), "b": view})
+        judge_raft({"a": peer(), "b": view})
 
 
 def answer(served: str | None = None, tokens: int = 4, text: str = "x") -> Answer:
@@ -156,34 +164,34 @@ def answer(served: str | None = None, tokens: int = 4, text: str = "x") -> Answe
 
 
 def test_a_token_counts_only_when_the_engine_made_it() -> None:
-    assert checks.judge_completion(answer()) == "4 tokens"
-    assert checks.judge_completion(answer("engine")) == "4 tokens by the engine"
+    assert judge_completion(answer()) == "4 tokens"
+    assert judge_completion(answer("engine")) == "4 tokens by the engine"
     for bad in (answer("degraded"), answer("cache-l2"), answer(tokens=0, text="")):
         with pytest.raises(Failed):
-            checks.judge_completion(bad)
+            judge_completion(bad)
 
 
 def test_prometheus() -> None:
     up = {"labels": {"job": "node", "instance": "a:9100"}, "health": "up"}
-    assert checks.judge_targets([up]) == "1 targets up"
+    assert judge_targets([up]) == "1 targets up"
     with pytest.raises(Failed, match="1 of 2 not up: node b:9100 unknown"):
-        checks.judge_targets([up, {"labels": {"job": "node", "instance": "b:9100"}, "health": "unknown"}])
+        judge_targets([up, {"labels": {"job": "node", "instance": "b:9100"}, "health": "unknown"}])
     with pytest.raises(Failed):
-        checks.judge_targets([])
-    assert checks.judge_rules([{"rules": [{"name": "r", "health": "ok"}]}]) == "1 rules in 1 groups"
+        judge_targets([])
+    assert judge_rules([{"rules": [{"name": "r", "health": "ok"}]}]) == "1 rules in 1 groups"
     with pytest.raises(Failed, match="errors: r"):
-        checks.judge_rules([{"rules": [{"name": "r", "health": "err"}]}])
+        judge_rules([{"rules": [{"name": "r", "health": "err"}]}])
     with pytest.raises(Failed):
-        checks.judge_rules([{"rules": []}])
+        judge_rules([{"rules": []}])
 
 
 def test_across_hosts() -> None:
     facts = {"h1": {"postgres_role": "primary"}, "h2": {"postgres_role": "replica"}}
-    assert checks.across_hosts(facts, True) == [Row("postgres", "(all)", "one primary", "pass", "h1")]
+    assert checks_report.across_hosts(facts, True) == [Row("postgres", "(all)", "one primary", "pass", "h1")]
     two = {**facts, "h2": {"postgres_role": "primary"}}
-    assert checks.across_hosts(two, True)[0].result == "fail"
-    assert checks.across_hosts({"h2": {"vip_holder": False}}, True)[0].evidence == "none"
-    assert checks.across_hosts(two, False) == [], "a limited run cannot tell"
+    assert checks_report.across_hosts(two, True)[0].result == "fail"
+    assert checks_report.across_hosts({"h2": {"vip_holder": False}}, True)[0].evidence == "none"
+    assert checks_report.across_hosts(two, False) == [], "a limited run cannot tell"
 
 
 def test_the_table_is_aligned_and_in_the_order_of_the_tiers() -> None:
@@ -191,7 +199,7 @@ def test_the_table_is_aligned_and_in_the_order_of_the_tiers() -> None:
         Row("qdrant", "h10", "replicas", "pass", "fine " * 40),
         Row("host", "h1", "answers", "unknown", "unreachable: " + "x" * 120),
     ]
-    head, first, second = checks.table(rows).splitlines()
+    head, first, second = checks_report.table(rows).splitlines()
     assert head.split() == ["COMPONENT", "HOST", "CHECK", "RESULT", "EVIDENCE"]
     assert first.startswith("host       h1    answers   unknown  unreachable")
     assert first.endswith("x" * 120), "what did not pass is never cut"
@@ -303,7 +311,7 @@ def test_a_document_is_ingested_found_and_deleted(tls: dict[str, str]) -> None:
 
     with service(tls, Lively(table)) as (port, handler):
         recorder = Recorder(plan(tls, ports={"pbml": port}, patience=5.0), "pbml")
-        checks.check_pbml(recorder.plan, recorder)
+        check_pbml(recorder.plan, recorder)
     assert [(row.check, row.result) for row in recorder.rows] == [
         ("ready", "pass"),
         ("document ingested", "pass"),
@@ -329,7 +337,7 @@ def test_a_wrong_answer_of_pbml_fails(
 ) -> None:
     with service(tls, document_table(table=table)) as (port, _):
         recorder = Recorder(plan(tls, ports={"pbml": port}), "pbml")
-        checks.check_pbml(recorder.plan, recorder)
+        check_pbml(recorder.plan, recorder)
     row = next(row for row in recorder.rows if row.check == check)
     assert row.result == "fail"
     assert evidence in row.evidence
@@ -338,7 +346,7 @@ def test_a_wrong_answer_of_pbml_fails(
 def test_a_deleted_document_that_stays_fails(tls: dict[str, str]) -> None:
     with service(tls, document_table()) as (port, _):
         recorder = Recorder(plan(tls, ports={"pbml": port}), "pbml")
-        checks.check_pbml(recorder.plan, recorder)
+        check_pbml(recorder.plan, recorder)
     assert recorder.rows[-1] == Row("pbml", "h1", "document deleted", "fail", "still there: live")
 
 
@@ -393,7 +401,7 @@ def test_the_cache_keeps_what_it_is_given(
     valkey.start()
     secrets = {"cache_password": password}
     recorder = Recorder(plan(tls, ports={"cache": valkey.port}, secrets=secrets), "cache")
-    checks.check_cache(recorder.plan, recorder)
+    check_cache(recorder.plan, recorder)
     (row,) = recorder.rows
     assert row.result == result
     assert row.evidence.startswith(evidence)
@@ -402,10 +410,10 @@ def test_the_cache_keeps_what_it_is_given(
 
 def test_the_certificates_days(tls: dict[str, str]) -> None:
     recorder = Recorder(plan(tls), "host")
-    checks.check_host(recorder.plan, recorder)
+    check_host(recorder.plan, recorder)
     assert recorder.rows[1] == Row("host", "h1", "certificate", "pass", "30 days left")
     recorder = Recorder(plan(tls, certificate_days=60), "host")
-    checks.check_host(recorder.plan, recorder)
+    check_host(recorder.plan, recorder)
     assert recorder.rows[1].result == "fail"
 
 
@@ -436,7 +444,7 @@ def test_pgbouncer_is_asked_through_each_entry_and_the_password_is_no_argument(
     secrets = {"pbml_database_password": "pg-secret"}
     peers = {"postgres": {"h1": "10.0.0.1", "h2": "10.0.0.2"}}
     recorder = Recorder(plan({"ca": "/ca"}, ports={"pgbouncer": 6432}, secrets=secrets, peers=peers), "pgbouncer")
-    checks.check_pgbouncer(recorder.plan, recorder)
+    check_pgbouncer(recorder.plan, recorder)
     assert [(row.check, row.result) for row in recorder.rows] == [
         ("devmentor", "fail"),
         ("devmentor_ro", "pass"),
@@ -447,12 +455,12 @@ def test_pgbouncer_is_asked_through_each_entry_and_the_password_is_no_argument(
 
 
 def test_commands_complain_in_the_evidence() -> None:
-    assert checks.run_command(["cat"], stdin="x") == "x"
-    result, evidence = outcome(lambda: checks.run_command(["sh", "-c", "echo gone >&2; exit 3"]))
+    assert run_command(["cat"], stdin="x") == "x"
+    result, evidence = outcome(lambda: run_command(["sh", "-c", "echo gone >&2; exit 3"]))
     assert (result, evidence) == ("unknown", "sh exited 3: gone")
-    assert outcome(lambda: checks.run_command(["/nonexistent/psql"]))[0] == "unknown"
+    assert outcome(lambda: run_command(["/nonexistent/psql"]))[0] == "unknown"
     with pytest.raises(Failed, match="quorum"):
-        checks.run_command(["sh", "-c", "echo 'WARNING: canceling wait for synchronous replication' >&2"])
+        run_command(["sh", "-c", "echo 'WARNING: canceling wait for synchronous replication' >&2"])
 
 
 def test_the_module_returns_rows_and_does_not_fail(run_module: Callable[..., dict[str, Any]]) -> None:

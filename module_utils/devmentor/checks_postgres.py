@@ -1,0 +1,170 @@
+"""verify's checks of the database tier: PostgreSQL and PgBouncer."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import json
+import re
+import time
+from typing import Any
+
+from .checks_base import Failed, Plan, Recorder, poll
+from .checks_client import run_command
+
+MAX_LAG_BYTES = 16 * 1024 * 1024
+MAX_LAG_SECONDS = 10.0
+
+_STATE_SQL = """
+select json_build_object(
+  'in_recovery', pg_is_in_recovery(),
+  'timeline', (select timeline_id from pg_control_checkpoint()),
+  'synchronous', current_setting('synchronous_standby_names'),
+  'archive_mode', current_setting('archive_mode'),
+  'pending_restart', (select coalesce(json_agg(name), '[]') from pg_settings where pending_restart),
+  'receiver', (select status from pg_stat_wal_receiver),
+  'archived', (select archived_count from pg_stat_archiver),
+  'archive_broken', (select coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)
+                     from pg_stat_archiver),
+  'last_failed_wal', (select last_failed_wal from pg_stat_archiver))
+"""
+_REPLICAS_SQL = """
+select coalesce(json_agg(json_build_object(
+  'address', host(client_addr), 'name', application_name, 'state', state, 'sync', sync_state,
+  'lag_bytes', pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint,
+  'lag_seconds', extract(epoch from coalesce(replay_lag, interval '0'))::float)), '[]')
+from pg_stat_replication
+"""
+# The schema is ours alone and outside of the platform's database; what older runs wrote is swept here.
+_WRITE_SQL = """
+set client_min_messages = warning;
+set statement_timeout = '10s';
+create schema if not exists devmentor_verify;
+create table if not exists devmentor_verify.canary
+  (run text primary key, host text not null, written_at timestamptz not null default now());
+delete from devmentor_verify.canary where written_at < now() - interval '1 hour';
+insert into devmentor_verify.canary (run, host) values (:'run', :'host');
+"""
+_READ_SQL = "select host || ' ' || to_char(written_at, 'HH24:MI:SS') from devmentor_verify.canary where run = :'run'"
+
+
+def psql(plan: Plan, sql: str, **variables: str) -> str:
+    """Run SQL as the database's owner over the local socket."""
+    command = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]
+    command += ["-p", str(plan.ports["postgres"])]
+    for name, value in variables.items():
+        command += ["-v", f"{name}={value}"]
+    return run_command(command, stdin=sql).strip()
+
+
+def judge_replica(replica: c.Mapping[str, Any] | None) -> str:
+    """A replica as its primary sees it."""
+    if replica is None:
+        raise Failed("does not stream from the primary")
+    evidence = "{state}, {sync}, lag {lag_bytes} B, {lag_seconds:.2f} s".format(**replica)
+    if replica["state"] != "streaming" or replica["lag_bytes"] is None:
+        raise Failed(evidence)
+    if replica["lag_bytes"] > MAX_LAG_BYTES or replica["lag_seconds"] > MAX_LAG_SECONDS:
+        raise Failed(evidence)
+    return evidence
+
+
+def judge_synchronous(setting: str, replicas: list[dict[str, Any]]) -> str:
+    """Enough replicas count for the quorum that the primary waits for."""
+    wanted = re.match(r"(?:ANY|FIRST)\s+(\d+)", setting, re.IGNORECASE)
+    if not wanted:
+        raise Failed(f"synchronous_standby_names is {setting!r}: commits wait for no replica")
+    counted = [r for r in replicas if r["sync"] in ("quorum", "sync") and r["state"] == "streaming"]
+    evidence = f"{setting}: {len(counted)} of {len(replicas)} replicas count"
+    if len(counted) < int(wanted.group(1)):
+        raise Failed(evidence)
+    return evidence
+
+
+def check_postgres(plan: Plan, record: Recorder) -> None:
+    state: dict[str, Any] = {}
+    replicas: list[dict[str, Any]] = []
+
+    def role() -> str:
+        state.update(json.loads(psql(plan, _STATE_SQL)))
+        record.facts["postgres_role"] = "replica" if state["in_recovery"] else "primary"
+        if state["in_recovery"] and state["receiver"] != "streaming":
+            raise Failed(f"replica whose WAL receiver is {state['receiver'] or 'not running'}")
+        return f"{record.facts['postgres_role']}, timeline {state['timeline']}"
+
+    def settings() -> str:
+        if state["pending_restart"]:
+            raise Failed(f"wait for a restart: {', '.join(state['pending_restart'])}")
+        return "no setting waits for a restart"
+
+    def archive() -> str:
+        if state["archive_mode"] == "off":
+            raise Failed("archive_mode is off")
+        if state["archive_broken"]:
+            raise Failed(f"the last attempt failed: {state['last_failed_wal']}")
+        return f"{state['archived']} segments archived, the last attempt succeeded"
+
+    def synchronous() -> str:
+        replicas[:] = json.loads(psql(plan, _REPLICAS_SQL))
+        return judge_synchronous(state["synchronous"], replicas)
+
+    def write() -> str:
+        began = time.monotonic()
+        psql(plan, _WRITE_SQL, run=plan.run, host=plan.host)
+        return f"acknowledged in {(time.monotonic() - began) * 1000:.0f} ms"
+
+    def read() -> str:
+        found = psql(plan, _READ_SQL, run=plan.run)
+        if not found:
+            raise Failed("the row of this run has not arrived")
+        return f"written on {found}"
+
+    def backup() -> str:
+        stanzas = json.loads(run_command(["runuser", "-u", "postgres", "--", "pgbackrest", "info", "--output=json"]))
+        backups = [b for stanza in stanzas for b in stanza.get("backup", []) if not b.get("error")]
+        if not backups:
+            raise Failed("there is no backup")
+        age = (time.time() - backups[-1]["timestamp"]["stop"]) / 3600
+        return f"{len(backups)} backups, the last {backups[-1]['type']}, {age:.1f} h old"
+
+    if not record.check("role", role) and not state:
+        return
+    record.check("settings", settings)
+    if state["in_recovery"]:
+        if plan.replicated_row:
+            record.check("row from the primary", lambda: poll(read, plan.patience))
+        return
+    # First the row: the replicas are waiting for it.
+    record.check("row written", write)
+    record.check("archiving", archive)
+    record.check("backup", backup)
+    if len(plan.peers["postgres"]) > 1 and record.check("synchronous commit", lambda: poll(synchronous, 10)):
+        seen = {replica["address"]: replica for replica in replicas}
+        for name, address in plan.peers["postgres"].items():
+            if name != plan.host:
+                record.check(f"replica {name}", lambda a=address: judge_replica(seen.get(a)))  # type: ignore[misc]
+
+
+def check_pgbouncer(plan: Plan, record: Recorder) -> None:
+    def entry(name: str, primary: bool | None) -> str:
+        env = {
+            "PGHOST": plan.address,
+            "PGPORT": str(plan.ports["pgbouncer"]),
+            "PGUSER": "pbml",
+            "PGPASSWORD": plan.secrets["pbml_database_password"],
+            "PGDATABASE": name,
+            "PGSSLMODE": "verify-full",
+            "PGSSLROOTCERT": plan.tls["ca"],
+            "PGCONNECT_TIMEOUT": "10",
+        }
+        sql = "select pg_is_in_recovery(), host(inet_server_addr())"
+        recovery, _, server = run_command(["psql", "-XAtq"], stdin=sql, env=env).strip().partition("|")
+        kind = "replica" if recovery == "t" else "primary"
+        names = {address: host for host, address in plan.peers.get("postgres", {}).items()}
+        evidence = f"select over TLS answered by {kind} {names.get(server, server)}"
+        if primary is not None and primary != (kind == "primary"):
+            raise Failed(evidence)
+        return evidence
+
+    record.check("devmentor", lambda: entry("devmentor", True))
+    record.check("devmentor_ro", lambda: entry("devmentor_ro", False if len(plan.peers["postgres"]) > 1 else None))
+    record.check("devmentor_session", lambda: entry("devmentor_session", True))

@@ -1,0 +1,85 @@
+"""verify's checks of what clients call: Qwen, PBML and the gateway in front of them."""
+
+from __future__ import annotations
+
+import json
+
+from .checks_base import Failed, Plan, Recorder, poll
+from .checks_client import ask, bearer, run_command
+from .checks_engines import completion
+
+
+def check_qwen(plan: Plan, record: Recorder) -> None:
+    base = f"https://{plan.address}:{plan.ports['qwen']}"
+
+    def ready() -> str:
+        ask(plan, "GET", f"{base}/ready")
+        return "ready"
+
+    record.check("ready", ready)
+    record.check("token through it", lambda: completion(plan, base, bearer(plan)))
+
+
+def check_pbml(plan: Plan, record: Recorder) -> None:
+    base = f"https://{plan.address}:{plan.ports['pbml']}"
+    document = f"verify-{plan.run}-{plan.host}"
+    sentence = f"The harbour pilot of {plan.host} keeps the blue lantern {plan.run} in the third boathouse."
+
+    def ready() -> str:
+        ask(plan, "GET", f"{base}/ready")
+        return "ready"
+
+    def ingest() -> str:
+        body = {"id": document, "title": "verify", "text": sentence}
+        answer = ask(plan, "POST", f"{base}/v1/documents", body, bearer(plan), expect=(202,)).json()
+        if answer["durability"] != "quorum":
+            raise Failed(f"acknowledged with durability {answer['durability']}, not quorum")
+        return f"version {answer['version']} acknowledged by a quorum"
+
+    def live() -> str:
+        status = ask(plan, "GET", f"{base}/v1/documents/{document}", headers=bearer(plan)).json()["status"]
+        if status != "live":
+            raise Failed(f"is {status}, not live")
+        return "live"
+
+    def fetch() -> str:
+        query = {"query": f"Where does the pilot of {plan.host} keep the blue lantern {plan.run}?", "token_budget": 512}
+        context = ask(plan, "POST", f"{base}/v1/context", query, bearer(plan)).json()
+        found = [chunk for chunk in context["chunks"] if chunk.get("document_id") == document]
+        if not found:
+            raise Failed(f"the document is not among {len(context['chunks'])} chunks")
+        if context.get("degraded"):
+            raise Failed("found, but in a degraded answer")
+        return f"found, score {float(found[0]['score']):.2f}"
+
+    def delete() -> str:
+        url = f"{base}/v1/documents/{document}"
+        ask(plan, "DELETE", url, headers=bearer(plan), expect=(200, 202, 204))
+
+        def gone() -> str:
+            answer = ask(plan, "GET", url, headers=bearer(plan), expect=(200, 404, 410))
+            if answer.status == 200 and answer.json().get("status") != "deleted":
+                raise Failed(f"still there: {answer.json().get('status')}")
+            return "deleted"
+
+        return poll(gone, plan.patience)
+
+    record.check("ready", ready)
+    if record.check("document ingested", ingest):
+        if record.check("document live", lambda: poll(live, plan.patience)):
+            record.check("document found", fetch)
+        record.check("document deleted", delete)
+
+
+def check_gateway(plan: Plan, record: Recorder) -> None:
+    def holder() -> str:
+        links = json.loads(run_command(["ip", "-j", "addr"]))
+        mine = [link["ifname"] for link in links for a in link.get("addr_info", []) if a.get("local") == plan.vip]
+        record.facts["vip_holder"] = bool(mine)
+        return f"{plan.vip} is on {mine[0]}" if mine else f"{plan.vip} is on the other gateway"
+
+    port = plan.ports["gateway"]
+    record.check("token through it", lambda: completion(plan, f"https://{plan.address}:{port}", bearer(plan)))
+    if plan.vip:
+        record.check("virtual address", holder)
+        record.check("token through VIP", lambda: completion(plan, f"https://{plan.vip}:{port}", bearer(plan)))
