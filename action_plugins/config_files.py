@@ -1,7 +1,7 @@
 """Renders the `template` entries of config_files on the control node; the module of the same name does the rest.
 
-Instead of `content: "{{ lookup('ansible.builtin.template', ...) }}"`: that lookup copies every variable of the host, deeply,
-for each file (0.1 s a file here). ansible.builtin.template, which does it as below, takes one file a task.
+Instead of `content: "{{ lookup('ansible.builtin.template', ...) }}"`: that lookup copies every variable of the
+host, deeply, for each file. ansible.builtin.template, which does it as below, takes one file a task.
 """
 
 from __future__ import annotations

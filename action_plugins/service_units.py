@@ -1,7 +1,7 @@
 """Lets the hosts of a service_units task act one after the other, without making those wait that have nothing to do.
 
-`throttle: 1` on the task would have every host wait for every other on every run, and would go on to the next host after
-one has failed.
+`throttle: 1` on the task would have every host wait for every other on every run, and would go on to the next host
+after one has failed.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ module: artifact_install
 short_description: Artefacts of the control node on a host, beside the versions that are there
 description:
   - Installs files that M(artifact_fetch) has fetched and verified. One task for all artefacts of a role.
-  - A file counts as present when its SHA-256 is the one wanted. What was hashed is remembered beside it (a dot file with
-    size and time), so that models of many GB are not read again by every run.
+  - A file counts as present when its SHA-256 is the one wanted. What was hashed is remembered beside it (a dot file
+    with size and time), so that models of many GB are not read again by every run.
   - The action plugin of the same name copies only what is missing and has the copy verified.
 options:
   artifacts:
@@ -128,8 +128,8 @@ def main():
             remember(path, sha256)
     if missing and module.params["copied"]:
         module.fail_json(
-            msg=f"{', '.join(missing)}: not the wanted content after the copy. Another run or process writes there, or the "
-            "disk is failing; look at it and run again.",
+            msg=f"{', '.join(missing)}: not the wanted content after the copy. Another run or process writes there, or "
+            "the disk is failing; look at it and run again.",
             missing=missing,
         )
     module.exit_json(changed=changed or bool(missing), missing=missing)

@@ -46,7 +46,7 @@ options:
       path: {description: Absolute path., type: path, required: true}
       content: {description: The whole content. This or O(files[].template)., type: str}
       template:
-        description: Template of the role that gives the content; rendered on the control node, undefined variables fail.
+        description: Template of the role that gives the content, rendered on the control node.
         type: str
       template_vars: {description: More variables for the template., type: dict, default: {}}
       owner: {description: Owner., type: str, default: root}

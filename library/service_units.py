@@ -43,8 +43,8 @@ options:
   one_at_a_time:
     description:
       - C(restarts) - no two hosts of the task interrupt a running unit at the same time. C(all) - nor start one.
-      - Hosts with nothing to do are found side by side and do not wait. Where a host fails, those after it are left as they
-        are and fail with its name.
+      - Hosts with nothing to do are found side by side and do not wait. Where a host fails, those after it are left as
+        they are and fail with its name.
     type: str
     choices: [restarts, all]
   report_only:
