@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import StartTier
+from conftest import Answer, StartTier, Tier
 from qwen_doubles import SAID, Engine, until
 
 
@@ -38,24 +38,23 @@ async def test_a_client_that_leaves_ends_the_engines_work_and_frees_its_slot(
     assert (await tier.chat("next")).status == 200
 
 
-async def test_silence_is_filled_with_comments(start: StartTier, engine: Engine) -> None:
-    tier = await start(ping_s=0.05)
-    engine.mode = "pause"
+async def released_late(tier: Tier, engine: Engine, mode: str) -> Answer:
+    """The answer to a streamed question that the engine holds back for 0.3 s."""
+    engine.mode = mode
     asking = asyncio.create_task(tier.chat(stream=True))
     await asyncio.sleep(0.3)
     engine.release.set()
-    answer = await asking
+    return await asking
+
+
+async def test_silence_is_filled_with_comments(start: StartTier, engine: Engine) -> None:
+    answer = await released_late(await start(ping_s=0.05), engine, "pause")
     assert answer.raw.count(b": ping\n\n") >= 2
     assert answer.streamed_text == SAID
 
 
 async def test_a_late_first_token_finds_the_client_waiting_with_headers(start: StartTier, engine: Engine) -> None:
-    tier = await start(ping_s=0.05)
-    engine.mode = "hang"
-    asking = asyncio.create_task(tier.chat(stream=True))
-    await asyncio.sleep(0.3)
-    engine.release.set()
-    answer = await asking
+    answer = await released_late(await start(ping_s=0.05), engine, "hang")
     assert answer.served_by == "pending"
     assert b": served-by=engine cache=miss context=none\n\n" in answer.raw
     assert answer.streamed_text == SAID
