@@ -74,9 +74,7 @@ class Service:
         """202: the document's next version and its job are on the quorum."""
         tenant = self.keys.authenticate(request).name
         body = await _parse(request, DocumentRequest)
-        size = len(body.text.encode())
-        if size > self.settings.max_document_bytes:
-            raise _too_large("document", self.settings.max_document_bytes, "text")
+        size = _bounded("document", body.text, self.settings.max_document_bytes, "text")
 
         async def accept(c: Connection) -> Accepted:
             return await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
@@ -87,9 +85,7 @@ class Service:
         """202: a turn of a conversation, which the next fetch for it sees."""
         tenant = self.keys.authenticate(request).name
         body = await _parse(request, TurnRequest)
-        size = len(body.content.encode())
-        if size > self.settings.max_turn_bytes:
-            raise _too_large("turn", self.settings.max_turn_bytes, "content")
+        size = _bounded("turn", body.content, self.settings.max_turn_bytes, "content")
 
         async def accept(c: Connection) -> Accepted:
             # The tilde can not begin a client's document id, so the two never meet.
@@ -266,6 +262,14 @@ async def _mapped() -> AsyncIterator[None]:
 
 def _no_document() -> ApiError:
     return ApiError(404, "document_not_found", "no such document")
+
+
+def _bounded(what: str, text: str, limit: int, param: str) -> int:
+    """The text's size in bytes; ApiError 413 above the limit."""
+    size = len(text.encode())
+    if size > limit:
+        raise _too_large(what, limit, param)
+    return size
 
 
 def _too_large(what: str, limit: int, param: str, unit: str = "bytes") -> ApiError:
