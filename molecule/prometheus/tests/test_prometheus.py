@@ -15,7 +15,9 @@ testinfra_hosts = ["monitoring"]
 
 def curl(host, path, *parameters, options=CLIENT):
     data = " ".join(f"--data-urlencode {shlex.quote(parameter)}" for parameter in parameters)
-    return host.run(f"curl --silent --show-error --get --max-time 10 {options} {data} https://{address(host)}:9090{path}")
+    return host.run(
+        f"curl --silent --show-error --get --max-time 10 {options} {data} https://{address(host)}:9090{path}"
+    )
 
 
 def query(host, expression):
