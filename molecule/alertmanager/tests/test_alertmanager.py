@@ -5,22 +5,11 @@ import time
 import uuid
 
 import pytest
+from scenario import CLIENT, address, eventually, members
 
-TLS = "--cacert /etc/devmentor/tls/ca.crt"
-CLIENT = f"{TLS} --cert /etc/devmentor/tls/host.crt --key /etc/devmentor/tls/host.key"
 PEER_TIMEOUT = 15  # Alertmanager's own: how long the second of the mesh waits for the first
 
 testinfra_hosts = ["monitoring"]
-
-
-def mesh(host):
-    names = sorted(host.ansible.get_variables()["groups"]["monitoring"])
-    return [host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory) for name in names]
-
-
-def address(host):
-    variables = host.ansible.get_variables()
-    return variables["lab_addresses"][variables["inventory_hostname"]]
 
 
 def api(host, path, options=CLIENT, data=None):
@@ -28,25 +17,16 @@ def api(host, path, options=CLIENT, data=None):
     return host.run(f"curl --silent --show-error --max-time 10 {options} {body} https://{address(host)}:9093{path}")
 
 
-def eventually(check, seconds=30):
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.5)
-
-
 def test_the_mesh_has_every_peer(host):
     def peers():
         cluster = json.loads(api(host, "/api/v2/status").stdout)["cluster"]
-        return cluster["status"] == "ready" and len(cluster["peers"]) == len(mesh(host))
+        return cluster["status"] == "ready" and len(cluster["peers"]) == len(members(host, "monitoring"))
 
     assert eventually(peers), api(host, "/api/v2/status").stdout
 
 
 def test_a_silence_set_on_one_holds_on_the_other(host):
-    one, other = mesh(host)
+    one, other = members(host, "monitoring").values()
     comment = uuid.uuid4().hex
     now = time.time()
     silence = {
@@ -61,7 +41,7 @@ def test_a_silence_set_on_one_holds_on_the_other(host):
 
 
 def test_an_alert_that_both_receive_is_sent_once_with_the_token(host):
-    hosts = mesh(host)
+    hosts = list(members(host, "monitoring").values())
     name = f"Molecule{uuid.uuid4().hex[:8]}"
     alert = [{"labels": {"alertname": name, "severity": "critical", "component": "host", "host": "m1"}}]
     for peer in hosts:

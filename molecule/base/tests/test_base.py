@@ -60,17 +60,16 @@ def test_the_journal_is_kept_and_bounded(host):
         ("postgres", {"CPUWeight": "400", "CPUQuotaPerSecUSec": "800ms", "MemoryLow": "1717986918"}),
     ],
 )
-def test_slices_carry_the_table_times_the_scale(host, variables, name, expected):
-    if name not in variables["group_names"]:
-        pytest.skip(f"the host is not in {name}")
-    shown = host.run(f"systemctl show devmentor-{name}.slice").stdout.splitlines()
+def test_slices_carry_the_table_times_the_scale(host, name, expected):
+    shown = host.check_output(f"systemctl show devmentor-{name}.slice").splitlines()
     assert {f"{key}={value}" for key, value in expected.items()} <= set(shown)
 
 
 def test_the_parent_slice_protects_the_sum(host):
     parts = host.run("systemctl show --property MemoryLow --value 'devmentor-*.slice'").stdout.split()
     parent = host.run("systemctl show --property MemoryLow --value devmentor.slice").stdout.strip()
-    assert int(parent) == sum(int(part) for part in parts if part.isdigit() and int(part) < 2**60)
+    total = sum(int(part) for part in parts if part.isdigit() and int(part) < 2**60)
+    assert int(parent) == total > 0
 
 
 def test_a_service_in_the_slice_is_bound_by_it(host):
@@ -79,4 +78,4 @@ def test_a_service_in_the_slice_is_bound_by_it(host):
 
 
 def test_nothing_failed(host):
-    assert host.run("systemctl --failed --no-legend --plain").stdout == ""
+    assert host.check_output("systemctl --failed --no-legend --plain") == ""

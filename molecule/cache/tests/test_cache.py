@@ -1,25 +1,26 @@
 """Each instance: TLS with a certificate only, each user its rights only, old keys go, a restart begins empty."""
 
+import shlex
+import time
+
 import pytest
+from scenario import CERTIFICATE, TLS, address
 
 testinfra_hosts = ["cache"]
 
-TLS = "--tls --cacert /etc/devmentor/tls/ca.crt"
-CERTIFICATE = "--cert /etc/devmentor/tls/host.crt --key /etc/devmentor/tls/host.key"
+MAXMEMORY_MIB = 8  # converge.yml
 
 
 @pytest.fixture
-def valkey(host):
-    """Run commands as a user; several on standard input share a connection."""
-    variables = host.ansible.get_variables()
-    address = variables["lab_addresses"][variables["inventory_hostname"]]
+def valkey(host, secret_file):
+    """Run commands as a user over one connection; they are given, or printed on the host by a command line."""
 
-    def run(commands, user="qwen", certificate=CERTIFICATE, password=None):
-        secret = password or variables["vault_cache_password" if user == "qwen" else "vault_cache_exporter_password"]
-        client = f"valkey-cli -h {address} {TLS} {certificate} --user {user} --no-auth-warning"
-        # The password goes by the environment of a shell that reads it from a here document: never by argv on the host.
-        script = f"export REDISCLI_AUTH='{secret}'; printf '%s\\n' \"{commands}\" | {client} 2>&1"
-        return host.run(script).stdout
+    def run(commands="", user="qwen", certificate=CERTIFICATE, password=None, printed_by=None):
+        variable = "vault_cache_password" if user == "qwen" else "vault_cache_exporter_password"
+        secret = password or f"$(cat {secret_file(variable, f'{{{{ {variable} }}}}')})"
+        client = f"valkey-cli -h {address(host)} --tls {TLS} {certificate} --user {user} --no-auth-warning"
+        source = printed_by or f"printf '%s\\n' {shlex.quote(commands)}"
+        return host.run(f"export REDISCLI_AUTH={secret}; {source} | {client} 2>&1").stdout
 
     return run
 
@@ -30,7 +31,7 @@ def test_the_unit(host):
     assert unit.is_enabled
     shown = host.check_output("systemctl show valkey-server -p Slice -p MemoryMax -p ProtectSystem")
     assert "Slice=devmentor-cache.slice" in shown
-    assert f"MemoryMax={(8 * 3 // 2 + 128) * 1024**2}" in shown
+    assert f"MemoryMax={(MAXMEMORY_MIB * 3 // 2 + 128) * 1024**2}" in shown
     assert "ProtectSystem=strict" in shown
 
 
@@ -45,9 +46,9 @@ def test_without_a_certificate_nothing_is_answered(valkey):
 
 
 def test_plain_text_is_not_spoken(host):
-    variables = host.ansible.get_variables()
-    address = variables["lab_addresses"][variables["inventory_hostname"]]
-    assert "PONG" not in host.run(f"valkey-cli -h {address} PING").stdout
+    # Any answer, a refusal too, would come on standard output.
+    answer = host.run(f"valkey-cli -h {address(host)} PING")
+    assert (answer.rc, answer.stdout) == (1, "")
 
 
 def test_a_wrong_password_is_refused(valkey):
@@ -68,17 +69,18 @@ def test_the_exporter_sees_statistics_and_no_key(valkey):
 
 
 def test_the_default_user_is_off(host):
-    variables = host.ansible.get_variables()
-    address = variables["lab_addresses"][variables["inventory_hostname"]]
-    assert "NOAUTH" in host.run(f"valkey-cli -h {address} {TLS} {CERTIFICATE} PING").stdout
+    assert "NOAUTH" in host.run(f"valkey-cli -h {address(host)} --tls {TLS} {CERTIFICATE} PING").stdout
 
 
 def test_the_oldest_keys_go_when_it_is_full(valkey):
     assert valkey("SET qwen:first 1").strip() == "OK"
-    value = "x" * 4000
-    answers = valkey("\n".join(f"SET qwen:fill:{index} {value}" for index in range(4000)))
-    assert set(answers.split()) == {"OK"}
-    assert valkey("GET qwen:first").strip() == ""
+    time.sleep(2)  # a key's age is counted in whole seconds
+    # Eight times as much as there is room for; the server makes each value itself, of one byte at its end.
+    size = 100_000
+    count = 8 * MAXMEMORY_MIB * 1024**2 // size
+    answers = valkey(printed_by=f"seq -f 'SETRANGE qwen:fill:%g {size - 1} x' {count}")
+    assert answers.split() == [str(size)] * count
+    assert valkey(f"EXISTS qwen:first\nSTRLEN qwen:fill:{count}").split() == ["0", str(size)]
 
 
 def test_no_password_is_on_disk_and_the_list_is_closed(host):

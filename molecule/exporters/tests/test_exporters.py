@@ -4,9 +4,8 @@ import re
 import time
 
 import pytest
+from scenario import CLIENT, TLS, address
 
-TLS = "--cacert /etc/devmentor/tls/ca.crt"
-CLIENT = f"{TLS} --cert /etc/devmentor/tls/host.crt --key /etc/devmentor/tls/host.key"
 TRIXIE = {"node": 9100, "process": 9256, "postgres": 9187, "pgbouncer": 9127, "redis": 9121, "blackbox": 9115}
 BOOKWORM = {"node": 9100, "process": 9256}
 
@@ -15,11 +14,6 @@ testinfra_hosts = ["postgres", "debian12"]
 
 def exporters(host):
     return TRIXIE if host.system_info.codename == "trixie" else BOOKWORM
-
-
-def address(host):
-    variables = host.ansible.get_variables()
-    return variables["lab_addresses"][variables["inventory_hostname"]]
 
 
 def scrape(host, name, options=CLIENT, scheme="https"):

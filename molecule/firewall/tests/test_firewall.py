@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scenario import members
 
 testinfra_hosts = ["gateway"]
 STRANGER = "ip netns exec stranger"
@@ -17,8 +18,7 @@ def variables(host):
 
 @pytest.fixture(scope="module")
 def peer(host, variables):
-    name = next(other for other in sorted(variables["groups"]["gateway"]) if other != variables["inventory_hostname"])
-    return host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory)
+    return next(each for other, each in members(host, "gateway").items() if other != variables["inventory_hostname"])
 
 
 def address(host):
@@ -77,9 +77,9 @@ def test_the_rules_come_back_with_the_host_and_leave_with_the_unit(host):
 
 
 def test_a_second_load_is_one_transaction_with_the_same_result(host):
-    before = host.run("nft --stateless list table inet devmentor").stdout
+    before = host.check_output("nft --stateless list table inet devmentor")
     assert host.run("systemctl reload nftables").rc == 0
-    assert host.run("nft --stateless list table inet devmentor").stdout == before
+    assert host.check_output("nft --stateless list table inet devmentor") == before
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,8 @@ def test_a_second_load_is_one_transaction_with_the_same_result(host):
     ],
 )
 def test_a_run_that_would_lock_itself_out_is_refused_and_changes_nothing(host, variables, control, message):
-    before = host.run("nft --stateless list ruleset; cat /etc/nftables.d/devmentor.nft").stdout
+    state = "nft --stateless list ruleset && cat /etc/nftables.d/devmentor.nft"
+    before = host.check_output(state)
     play = Path(__file__).resolve().parents[1] / "converge.yml"
     command = [
         str(Path(sys.executable).with_name("ansible-playbook")),
@@ -105,4 +106,4 @@ def test_a_run_that_would_lock_itself_out_is_refused_and_changes_nothing(host, v
     assert result.returncode != 0
     assert message in " ".join((result.stdout + result.stderr).split())
     assert "changed=0" in result.stdout
-    assert host.run("nft --stateless list ruleset; cat /etc/nftables.d/devmentor.nft").stdout == before
+    assert host.check_output(state) == before

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass
 
 import pytest
+from scenario import CLIENT, members, until
 
 testinfra_hosts = ["gateway"]
 
 CA = "/etc/devmentor/tls/ca.crt"
-CERT = f"--cert /etc/devmentor/tls/host.crt --key /etc/devmentor/tls/host.key --cacert {CA}"
 ORDERS = "/run/tls-test-backend"
 EJECTION_SECONDS = 10  # converge.yml
 LIMIT = 200
@@ -61,22 +61,14 @@ def times_down(host, server, backend="qwen"):
     return next(int(line.split(",")[column]) for line in lines[1:] if line.split(",")[:2] == [backend, server])
 
 
-def until(what, timeout=30):
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, f"not so after {timeout} s"
-        time.sleep(0.3)
+@pytest.fixture(scope="module")
+def names(gateways):
+    return list(gateways)
 
 
 @pytest.fixture(scope="module")
-def names(host):
-    return sorted(host.ansible.get_variables()["groups"]["gateway"])
-
-
-@pytest.fixture(scope="module")
-def gateways(host, names):
-    backend = host.backend
-    return {name: host.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory) for name in names}
+def gateways(host):
+    return members(host, "gateway")
 
 
 class Orders:
@@ -209,7 +201,7 @@ def test_a_stream_arrives_while_it_is_written(host):
 
 def test_metrics_need_a_client_certificate(host):
     assert host.run(f"curl --silent --cacert {CA} https://127.0.0.1:8404/metrics").rc != 0
-    page = host.run(f"curl --silent --fail {CERT} https://127.0.0.1:8404/metrics")
+    page = host.run(f"curl --silent --fail {CLIENT} https://127.0.0.1:8404/metrics")
     assert page.rc == 0
     assert 'haproxy_server_status{proxy="qwen"' in page.stdout
 

@@ -3,14 +3,10 @@
 import json
 import time
 
+from scenario import members, until
+
 testinfra_hosts = ["gateway"]
 CA = "/etc/devmentor/tls/ca.crt"
-
-
-def gateways_of(host):
-    backend = host.backend
-    names = sorted(host.ansible.get_variables()["groups"]["gateway"])
-    return [host.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory) for name in names]
 
 
 def vip_of(host):
@@ -30,15 +26,8 @@ def answers(host, vip):
     return result.rc == 0 and "tier" in json.loads(result.stdout)
 
 
-def until(what, timeout):
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() - began < timeout, f"not so after {timeout} s"
-        time.sleep(0.2)
-
-
 def test_the_address_fails_over_and_does_not_come_back_by_itself(host):
-    hosts, vip = gateways_of(host), vip_of(host)
+    hosts, vip = list(members(host, "gateway").values()), vip_of(host)
     until(lambda: len(holders(hosts, vip)) == 1, 15)
     first = holders(hosts, vip)[0]
     assert all(answers(each, vip) for each in hosts)

@@ -1,9 +1,9 @@
 """Real engines: on loopback alone, they finish what they began before they stop, and are restarted when stuck."""
 
 import json
-import time
 
 import pytest
+from scenario import until
 
 testinfra_hosts = ["qwen"]
 
@@ -14,13 +14,6 @@ def post(host, url, body):
     result = host.run("curl --silent --max-time 60 --data %s %s", json.dumps(body), url)
     assert result.rc == 0, result.stderr
     return json.loads(result.stdout)
-
-
-def until(what, timeout):
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, f"not so after {timeout} s"
-        time.sleep(0.5)
 
 
 def main_pid(host, unit):

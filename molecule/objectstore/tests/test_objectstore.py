@@ -1,10 +1,11 @@
 """The store speaks S3 over TLS to who has the key, and to nobody else."""
 
 import pytest
+from scenario import TLS
 
 testinfra_hosts = ["objectstore"]
 
-CURL = "curl --silent --show-error --max-time 10 --cacert /etc/devmentor/tls/ca.crt --aws-sigv4 aws:amz:lab:s3"
+CURL = f"curl --silent --show-error --max-time 10 {TLS} --aws-sigv4 aws:amz:lab:s3"
 
 
 @pytest.fixture
@@ -13,13 +14,13 @@ def url(host):
 
 
 @pytest.fixture
-def keys(host):
-    line = host.check_output("grep ^RCLONE_AUTH_KEY= /etc/devmentor/objectstore/environment")
-    return line.split("=", 1)[1].strip("'\"").replace(",", ":")
+def keys(secret_file):
+    """curl's configuration with the keys."""
+    return secret_file("s3", 'user = "{{ vault_objectstore_access_key }}:{{ vault_objectstore_secret_key }}"')
 
 
 def test_buckets_are_there(host, url, keys):
-    listing = host.check_output(f"{CURL} --user '{keys}' {url}/")
+    listing = host.check_output(f"{CURL} --config {keys} {url}/")
     assert "<Name>pgbackrest</Name>" in listing
     assert "<Name>qdrant</Name>" in listing
 
@@ -27,9 +28,9 @@ def test_buckets_are_there(host, url, keys):
 def test_an_object_comes_back(host, url, keys):
     host.check_output("echo -n hello >/tmp/molecule-greeting")
     upload = "--fail --upload-file /tmp/molecule-greeting"
-    host.check_output(f"{CURL} --user '{keys}' {upload} {url}/qdrant/molecule/greeting")
-    assert host.check_output(f"{CURL} --user '{keys}' {url}/qdrant/molecule/greeting") == "hello"
-    host.check_output(f"{CURL} --user '{keys}' --request DELETE {url}/qdrant/molecule/greeting")
+    host.check_output(f"{CURL} --config {keys} {upload} {url}/qdrant/molecule/greeting")
+    assert host.check_output(f"{CURL} --config {keys} {url}/qdrant/molecule/greeting") == "hello"
+    host.check_output(f"{CURL} --config {keys} --request DELETE {url}/qdrant/molecule/greeting")
 
 
 def test_a_wrong_key_is_refused(host, url):
@@ -38,12 +39,12 @@ def test_a_wrong_key_is_refused(host, url):
 
 
 def test_no_plain_http(host, url, keys):
-    answer = host.run(f"{CURL} --fail --user '{keys}' {url.replace('https', 'http')}/")
+    answer = host.run(f"{CURL} --fail --config {keys} {url.replace('https', 'http')}/")
     assert answer.rc != 0
 
 
-def test_the_key_is_not_in_the_process_list(host, keys):
-    assert keys.split(":")[1] not in host.check_output("ps -eo args")
+def test_the_key_is_not_in_the_process_list(host):
+    assert host.ansible.get_variables()["vault_objectstore_secret_key"] not in host.check_output("ps -eo args")
     assert host.file("/etc/devmentor/objectstore/environment").mode == 0o600
 
 

@@ -6,12 +6,11 @@ testinfra_hosts = ["pgbouncer"]
 
 
 @pytest.fixture
-def ask(host):
-    password = host.ansible.get_variables()["vault_postgres_pbml_password"]
+def ask(host, secret_file):
+    password = f"$(cat {secret_file('vault_postgres_pbml_password', '{{ vault_postgres_pbml_password }}')})"
     address = host.check_output("hostname -I").split()[0]
 
     def run(database, text, options="", secret=password):
-        # By the environment: an argument would be in the process list.
         conninfo = (
             f"host={address} port=6432 user=pbml dbname={database} sslmode=verify-full "
             f"sslrootcert=/etc/devmentor/tls/ca.crt connect_timeout=10 {options}"

@@ -1,6 +1,7 @@
 """Each host's certificate serves both ways, and nothing secret is where it should not be."""
 
 import pytest
+from scenario import members
 
 testinfra_hosts = ["gateway"]
 TLS = "/etc/devmentor/tls"
@@ -8,8 +9,7 @@ TLS = "/etc/devmentor/tls"
 
 @pytest.fixture(scope="module")
 def others(host):
-    backend, names = host.backend, sorted(host.ansible.get_variables()["groups"]["gateway"])
-    return {name: host.get_host(f"ansible://{name}", ansible_inventory=backend.ansible_inventory) for name in names}
+    return members(host, "gateway")
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_names_and_addresses_are_in_it(host):
 
 
 def test_key_and_certificate_belong_together_and_the_bundle_holds_both(host):
-    of_key = host.run(f"openssl pkey -in {TLS}/host.key -pubout").stdout
-    assert of_key == host.run(f"openssl x509 -in {TLS}/host.crt -noout -pubkey").stdout
-    assert of_key == host.run(f"openssl pkey -in {TLS}/host.pem -pubout").stdout
-    assert of_key == host.run(f"openssl x509 -in {TLS}/host.pem -noout -pubkey").stdout
+    of_key = host.check_output(f"openssl pkey -in {TLS}/host.key -pubout")
+    assert of_key == host.check_output(f"openssl x509 -in {TLS}/host.crt -noout -pubkey")
+    assert of_key == host.check_output(f"openssl pkey -in {TLS}/host.pem -pubout")
+    assert of_key == host.check_output(f"openssl x509 -in {TLS}/host.pem -noout -pubkey")
 
 
 def test_no_two_hosts_have_the_same_key(others):
@@ -59,7 +59,7 @@ def test_no_two_hosts_have_the_same_key(others):
 
 
 def test_the_cas_key_is_on_no_host(host):
-    ca = host.run(f"openssl x509 -in {TLS}/ca.crt -noout -pubkey").stdout
+    ca = host.check_output(f"openssl x509 -in {TLS}/ca.crt -noout -pubkey")
     keys = host.run("grep -rl -e 'PRIVATE KEY' /etc/devmentor /var/lib/devmentor /root /tmp").stdout.split()
     assert keys
     for key in keys:

@@ -5,23 +5,19 @@ import shlex
 import time
 
 import pytest
+from scenario import CLIENT, TLS, address, eventually, members
 
-TLS = "--cacert /etc/devmentor/tls/ca.crt"
-CLIENT = f"{TLS} --cert /etc/devmentor/tls/host.crt --key /etc/devmentor/tls/host.key"
 TARGETS = "/etc/prometheus/devmentor-targets"
 DEPLOYED = {"node", "process", "blackbox", "prometheus", "alertmanager"}
 
 testinfra_hosts = ["monitoring"]
 
 
-def base(host):
-    variables = host.ansible.get_variables()
-    return f"https://{variables['lab_addresses'][variables['inventory_hostname']]}:9090"
-
-
 def curl(host, path, *parameters, options=CLIENT):
     data = " ".join(f"--data-urlencode {shlex.quote(parameter)}" for parameter in parameters)
-    return host.run(f"curl --silent --show-error --get --max-time 10 {options} {data} {base(host)}{path}")
+    return host.run(
+        f"curl --silent --show-error --get --max-time 10 {options} {data} https://{address(host)}:9090{path}"
+    )
 
 
 def query(host, expression):
@@ -33,26 +29,13 @@ def query(host, expression):
     }
 
 
-def eventually(check, seconds=40):
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found or time.monotonic() > deadline:
-            return found
-        time.sleep(1)
-
-
-def names(host):
-    return sorted(host.ansible.get_variables()["groups"]["monitoring"])
-
-
 def test_every_deployed_target_of_both_hosts_is_scraped(host):
-    wanted = {(job, name) for job in DEPLOYED for name in names(host)}
+    wanted = {(job, name) for job in DEPLOYED for name in members(host, "monitoring")}
 
     def up():
         return wanted <= {key for key, (_, value) in query(host, "up").items() if value == 1}
 
-    assert eventually(up), query(host, "up")
+    assert eventually(up, 40), query(host, "up")
 
 
 def test_every_tier_of_the_inventory_is_a_target(host):
@@ -89,7 +72,7 @@ def test_a_new_targets_file_needs_no_reload(host):
     saved = host.check_output(f"cat {TARGETS}/qwen.json")
     try:
         host.check_output(f"echo {shlex.quote(probe)} >{TARGETS}/qwen.json")
-        assert eventually(lambda: ("qwen", "newcomer") in query(host, "up"))
+        assert eventually(lambda: ("qwen", "newcomer") in query(host, "up"), 40)
     finally:
         host.check_output(f"printf '%s\\n' {shlex.quote(saved)} >{TARGETS}/qwen.json")
 
@@ -98,15 +81,15 @@ def test_a_target_that_stops_is_seen_and_its_alert_begins(host):
     name = host.check_output("hostname")
     host.check_output("systemctl stop prometheus-process-exporter")
     try:
-        assert eventually(lambda: query(host, 'up{job="process"}').get(("process", name), ({}, 1))[1] == 0)
-        assert eventually(lambda: ("process", name) in query(host, 'ALERTS{alertname="TargetDown"}'))
+        assert eventually(lambda: query(host, 'up{job="process"}').get(("process", name), ({}, 1))[1] == 0, 40)
+        assert eventually(lambda: ("process", name) in query(host, 'ALERTS{alertname="TargetDown"}'), 40)
     finally:
         host.check_output("systemctl start prometheus-process-exporter")
 
 
 def test_both_alertmanagers_are_known(host):
     active = json.loads(curl(host, "/api/v1/alertmanagers").stdout)["data"]["activeAlertmanagers"]
-    assert len(active) == len(names(host))
+    assert len(active) == len(members(host, "monitoring"))
 
 
 def test_samples_say_which_of_the_pair_they_are_from(host):

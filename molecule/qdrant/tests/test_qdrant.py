@@ -1,32 +1,22 @@
 """Two peers, one cluster: keys and TLS asked of all, a point written by one read from the other, no second cluster."""
 
 import json
+import shlex
 import time
 
 import pytest
+from scenario import TLS, address, members, name
 
 testinfra_hosts = ["qdrant"]
 
-CA = "--cacert /etc/devmentor/tls/ca.crt"
-
-
-def peers(host):
-    groups = host.ansible.get_variables()["groups"]
-    return [name for name in groups["qdrant"] if name not in groups.get("offline", [])]
-
 
 @pytest.fixture
-def api(host):
-    variables = host.ansible.get_variables()
-
-    def call(method, path, body=None, key="vault_qdrant_api_key", address=None, tls=CA):
-        url = f"https://{address or variables['lab_addresses'][variables['inventory_hostname']]}:6333{path}"
-        header = f"api-key: {variables[key]}" if key else "x-none: 1"
-        # Header and body go by a configuration on standard input: no key in argv.
-        config = json.dumps(header)
-        data = f"data = {json.dumps(json.dumps(body))}\\n" if body is not None else ""
-        script = f"printf '%b' 'header = {config}\\nheader = \"Content-Type: application/json\"\\n{data}'"
-        answer = host.run(f"{script} | curl -sS -X {method} {tls} -w '\\n%{{http_code}}' -K - '{url}'")
+def api(host, secret_file):
+    def call(method, path, body=None, key="vault_qdrant_api_key", to=None):
+        header = f"--header @{secret_file(key, f'api-key: {{{{ {key} }}}}')}" if key else ""
+        data = f"--header 'Content-Type: application/json' --data {shlex.quote(json.dumps(body))}" if body else ""
+        url = shlex.quote(f"https://{to or address(host)}:6333{path}")
+        answer = host.run(f"curl -sS -X {method} {TLS} {header} {data} -w '\\n%{{http_code}}' {url}")
         text, _, status = answer.stdout.rpartition("\n")
         return int(status or 0), text
 
@@ -53,7 +43,7 @@ def test_the_unit(host):
 
 def test_all_peers_are_one_cluster(host, api):
     cluster = result(api("GET", "/cluster"))
-    assert len(cluster["peers"]) == len(peers(host))
+    assert len(cluster["peers"]) == len(members(host, "qdrant"))
     assert cluster["consensus_thread_status"]["consensus_thread_status"] == "working"
     assert all(peer["uri"].startswith("https://") for peer in cluster["peers"].values())
 
@@ -68,16 +58,14 @@ def test_the_collection_is_as_declared(host, api):
 
 
 def test_a_point_written_here_is_found_on_the_other(host, api):
-    variables = host.ansible.get_variables()
-    number = 1 + peers(host).index(variables["inventory_hostname"])
+    peers = members(host, "qdrant")
+    number = 1 + list(peers).index(name(host))
     vector = [float(number == place) for place in range(1, 5)]
     points = {"points": [{"id": number, "vector": vector, "payload": {"tenant": "t"}}]}
     result(api("PUT", "/collections/molecule/points?wait=true", points))
-    for name in peers(host):
+    for peer in peers.values():
         query = {"query": vector, "limit": 1}
-        found = result(
-            api("POST", "/collections/molecule/points/query", query, address=variables["lab_addresses"][name])
-        )
+        found = result(api("POST", "/collections/molecule/points/query", query, to=address(peer)))
         assert found["points"][0]["id"] == number
 
 
@@ -93,29 +81,26 @@ def test_the_read_only_key_cannot_write(api):
 
 
 def test_plain_text_is_not_spoken(host):
-    variables = host.ansible.get_variables()
-    address = variables["lab_addresses"][variables["inventory_hostname"]]
-    assert host.run(f"curl -sS -m 5 http://{address}:6333/").rc != 0
+    assert host.run(f"curl -sS -m 5 http://{address(host)}:6333/").rc != 0
 
 
 def test_nobody_becomes_a_peer_without_a_certificate(host):
-    variables = host.ansible.get_variables()
-    address = variables["lab_addresses"][variables["inventory_hostname"]]
     tried = "openssl s_client -connect {}:6335 -CAfile /etc/devmentor/tls/ca.crt {} -alpn h2 -ign_eof"
     ask = "(printf 'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n'; sleep 2) | timeout 5 "
-    without = host.run(ask + tried.format(address, "") + " 2>&1").stdout
+    without = host.run(ask + tried.format(address(host), "") + " 2>&1").stdout
     assert "alert" in without
     certificate = "-cert /etc/devmentor/tls/host.crt -key /etc/devmentor/tls/host.key"
-    assert "alert" not in host.run(ask + tried.format(address, certificate) + " 2>&1").stdout
+    assert "alert" not in host.run(ask + tried.format(address(host), certificate) + " 2>&1").stdout
 
 
-def test_keys_are_in_no_file_that_others_read_and_not_in_argv(host):
+def test_keys_are_in_no_file_that_others_read_and_not_in_argv(host, secret_file):
     secrets = host.file("/etc/qdrant/secrets.env")
     assert (secrets.user, secrets.mode) == ("root", 0o600)
     variables = host.ansible.get_variables()
-    for name in ("vault_qdrant_api_key", "vault_qdrant_read_only_api_key"):
-        assert variables[name] not in host.check_output("ps -eo args")
-        assert host.run(f"grep -rqF '{variables[name]}' /etc/systemd /etc/qdrant/config.yaml /var/log").rc != 0
+    for key in ("vault_qdrant_api_key", "vault_qdrant_read_only_api_key"):
+        assert variables[key] not in host.check_output("ps -eo args")
+        pattern = secret_file(f"{key}-alone", f"{{{{ {key} }}}}")
+        assert host.run(f"grep -rqF --file {pattern} /etc/systemd /etc/qdrant/config.yaml /var/log").rc == 1
 
 
 def test_a_peer_whose_disk_is_lost_does_not_found_a_cluster(host):

@@ -1,15 +1,13 @@
 """Real instances before real engines and real Valkey nodes, in good days and bad."""
 
 import json
-import time
 import uuid
 
 import pytest
+from scenario import CLIENT, TLS, members, until
 
 testinfra_hosts = ["qwen"]
 
-TLS = "/etc/devmentor/tls"
-MUTUAL = f"--cacert {TLS}/ca.crt --cert {TLS}/host.crt --key {TLS}/host.key"
 MODEL = "tiny-qwen3"
 
 
@@ -33,7 +31,7 @@ def ask(host, path, body=None, *options, key="key-of-lab"):
     name = host.check_output("hostname")
     data = f"--data '{json.dumps(body)}'" if body is not None else ""
     command = (
-        f"curl --silent --include --max-time 60 {MUTUAL} --header 'Authorization: Bearer {key}' "
+        f"curl --silent --include --max-time 60 {CLIENT} --header 'Authorization: Bearer {key}' "
         f"{data} {' '.join(options)} https://{name}:8080{path}"
     )
     result = host.run(command)
@@ -54,21 +52,13 @@ def chat(host, body, *options, **more):
     return ask(host, "/v1/chat/completions", body, *options, **more)
 
 
-def until(what, timeout):
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, f"not so after {timeout} s"
-        time.sleep(0.5)
-
-
 def ready(host):
     return ask(host, "/ready").status == 200
 
 
 @pytest.fixture
 def peers(host):
-    names = sorted(host.ansible.get_variables()["groups"]["qwen"])
-    return [host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory) for name in names]
+    return list(members(host, "qwen").values())
 
 
 @pytest.fixture
@@ -90,7 +80,7 @@ def test_the_unit_runs_in_the_slice_and_no_key_is_on_the_host(host):
 
 def test_only_the_platforms_certificates_get_in(host):
     name = host.check_output("hostname")
-    assert host.run(f"curl --silent --cacert {TLS}/ca.crt https://{name}:8080/health").rc != 0
+    assert host.run(f"curl --silent {TLS} https://{name}:8080/health").rc != 0
     assert ask(host, "/health").status == 200
 
 
@@ -166,7 +156,7 @@ def test_a_stop_finishes_the_streams_and_refuses_nobody_before_it_is_known(host)
     body = json.dumps(question(max_tokens=400, ignore_eos=True, stream=True))
     host.run("rm -f /tmp/stop.out")
     start = (
-        f"(curl --silent --no-buffer --max-time 60 {MUTUAL} --header 'Authorization: Bearer key-of-lab' "
+        f"(curl --silent --no-buffer --max-time 60 {CLIENT} --header 'Authorization: Bearer key-of-lab' "
         f"--data '{body}' https://{name}:8080/v1/chat/completions >/tmp/stop.out &)"
     )
     host.check_output("bash -c %s", start)

@@ -6,24 +6,13 @@ import json
 
 import pytest
 
-from module_utils.devmentor.monitoring import (
-    Host,
-    MonitoringError,
-    exporter_files,
-    exporter_units,
-    mesh_arguments,
-    probe_targets,
-    rule_files,
-    scrape_targets,
-    target_files,
-    webhook_token_files,
-)
+from module_utils.devmentor import monitoring
 
 PORTS = {"qwen": 8080, "node_exporter": 9100}
 HOSTS = {
-    "a": Host("a", "10.0.0.1", "zone-a"),
-    "b": Host("b", "fd00::2", "zone-b"),
-    "c": Host("c", "c.example", "zone-c"),
+    "a": monitoring.Host("a", "10.0.0.1", "zone-a"),
+    "b": monitoring.Host("b", "fd00::2", "zone-b"),
+    "c": monitoring.Host("c", "c.example", "zone-c"),
 }
 GROUPS = {"all": ["c", "a", "b"], "qwen": ["b", "a"], "empty": [], "offline": ["c"]}
 NODE = {"name": "node", "component": "host", "group": "all", "port": "node_exporter"}
@@ -31,7 +20,7 @@ QWEN = {"name": "qwen", "component": "qwen", "group": "qwen", "port": "qwen"}
 
 
 def test_every_host_of_the_group_is_a_target_with_its_labels() -> None:
-    targets = scrape_targets([QWEN], GROUPS, HOSTS, PORTS)
+    targets = monitoring.scrape_targets([QWEN], GROUPS, HOSTS, PORTS)
     assert targets == {
         "qwen": [
             {"targets": ["10.0.0.1:8080"], "labels": {"component": "qwen", "host": "a", "zone": "zone-a"}},
@@ -41,23 +30,23 @@ def test_every_host_of_the_group_is_a_target_with_its_labels() -> None:
 
 
 def test_a_host_that_is_down_on_purpose_is_no_target() -> None:
-    hosts = [entry["labels"]["host"] for entry in scrape_targets([NODE], GROUPS, HOSTS, PORTS)["node"]]
+    hosts = [entry["labels"]["host"] for entry in monitoring.scrape_targets([NODE], GROUPS, HOSTS, PORTS)["node"]]
     assert hosts == ["a", "b"]
 
 
 @pytest.mark.parametrize("group", ["empty", "not-in-the-inventory"])
 def test_a_job_without_hosts_keeps_its_file(group: str) -> None:
-    assert scrape_targets([{**QWEN, "group": group}], GROUPS, HOSTS, PORTS) == {"qwen": []}
+    assert monitoring.scrape_targets([{**QWEN, "group": group}], GROUPS, HOSTS, PORTS) == {"qwen": []}
 
 
 def test_an_unknown_port_is_named() -> None:
-    with pytest.raises(MonitoringError, match="'no_such' is not in devmentor_ports"):
-        scrape_targets([{**QWEN, "port": "no_such"}], GROUPS, HOSTS, PORTS)
+    with pytest.raises(monitoring.MonitoringError, match="'no_such' is not in devmentor_ports"):
+        monitoring.scrape_targets([{**QWEN, "port": "no_such"}], GROUPS, HOSTS, PORTS)
 
 
 def test_an_entry_without_a_group_is_named() -> None:
-    with pytest.raises(MonitoringError, match="has no group"):
-        scrape_targets([{"name": "x", "component": "x", "port": "qwen"}], GROUPS, HOSTS, PORTS)
+    with pytest.raises(monitoring.MonitoringError, match="has no group"):
+        monitoring.scrape_targets([{"name": "x", "component": "x", "port": "qwen"}], GROUPS, HOSTS, PORTS)
 
 
 def test_probes_carry_their_module_and_leave_out_an_empty_url() -> None:
@@ -66,7 +55,7 @@ def test_probes_carry_their_module_and_leave_out_an_empty_url() -> None:
         {"module": "gateway", "component": "gateway", "url": ""},
         {"module": "tls", "component": "qwen", "group": "qwen", "port": "qwen"},
     ]
-    entries = probe_targets(probes, GROUPS, HOSTS, PORTS)
+    entries = monitoring.probe_targets(probes, GROUPS, HOSTS, PORTS)
     assert [entry["targets"] for entry in entries] == [["https://10.0.0.9/"], ["10.0.0.1:8080"], ["[fd00::2]:8080"]]
     assert [entry["labels"]["__param_module"] for entry in entries] == ["gateway", "tls", "tls"]
     assert "host" not in entries[0]["labels"]
@@ -74,26 +63,26 @@ def test_probes_carry_their_module_and_leave_out_an_empty_url() -> None:
 
 def test_target_files_do_not_depend_on_the_order_of_the_inventory() -> None:
     turned = {name: list(reversed(members)) for name, members in GROUPS.items()}
-    one = target_files(scrape_targets([NODE, QWEN], GROUPS, HOSTS, PORTS), "/t")
-    other = target_files(scrape_targets([QWEN, NODE], turned, HOSTS, PORTS), "/t")
+    one = monitoring.target_files(monitoring.scrape_targets([NODE, QWEN], GROUPS, HOSTS, PORTS), "/t")
+    other = monitoring.target_files(monitoring.scrape_targets([QWEN, NODE], turned, HOSTS, PORTS), "/t")
     assert one == other
     assert [item["path"] for item in one] == ["/t/node.json", "/t/qwen.json"]
     assert json.loads(one[1]["content"])[0]["targets"] == ["10.0.0.1:8080"]
 
 
 def test_rule_files_pair_paths_and_contents() -> None:
-    assert rule_files(["/r/a.yml"], ["groups: []\n"]) == [
+    assert monitoring.rule_files(["/r/a.yml"], ["groups: []\n"]) == [
         {"path": "/r/a.yml", "content": "groups: []\n", "validate": "promtool check rules %s"}
     ]
     with pytest.raises(ValueError, match="zip"):
-        rule_files(["/r/a.yml"], [])
+        monitoring.rule_files(["/r/a.yml"], [])
 
 
 def test_exporter_files_are_debians_default_file_and_a_dropin() -> None:
     exporter = {"name": "redis", "args": "-a=1 -b=2\n", "environment": ['X="1"']}
-    with pytest.raises(MonitoringError, match="prometheus-redis-exporter"):
-        exporter_files([exporter], "# h", "[Service]\n")
-    default, dropin = exporter_files([{**exporter, "args": "-a=1 -b=2"}], "# h", "[Service]\n")
+    with pytest.raises(monitoring.MonitoringError, match="prometheus-redis-exporter"):
+        monitoring.exporter_files([exporter], "# h", "[Service]\n")
+    default, dropin = monitoring.exporter_files([{**exporter, "args": "-a=1 -b=2"}], "# h", "[Service]\n")
     assert default == {
         "path": "/etc/default/prometheus-redis-exporter",
         "content": '# h\nX="1"\nARGS="-a=1 -b=2"\n',
@@ -103,19 +92,19 @@ def test_exporter_files_are_debians_default_file_and_a_dropin() -> None:
 
 @pytest.mark.parametrize("bad", ['"', "'", "\\."])
 def test_arguments_that_systemd_would_change_are_refused(bad: str) -> None:
-    with pytest.raises(MonitoringError, match="prometheus-node-exporter"):
-        exporter_files([{"name": "node", "args": f"--x={bad}"}], "#", "")
+    with pytest.raises(monitoring.MonitoringError, match="prometheus-node-exporter"):
+        monitoring.exporter_files([{"name": "node", "args": f"--x={bad}"}], "#", "")
 
 
 def test_exporter_units_restart_on_their_files_and_answer_over_tls() -> None:
     exporter = {"name": "redis", "args": "", "port": "9121", "restart_on": ["/p"]}
-    (unit,) = exporter_units([exporter], "fd00::1", "/ca", "/cert", "/key")
+    (unit,) = monitoring.exporter_units([exporter], "fd00::1", "/ca", "/cert", "/key")
     assert unit["restart_on"] == ["/etc/default/prometheus-redis-exporter", "/p"]
     assert unit["wait_for"] == {"url": "https://[fd00::1]:9121/", "ca": "/ca", "cert": "/cert", "key": "/key"}
 
 
 def test_token_files_keep_the_webhooks_numbers() -> None:
-    files = webhook_token_files([{"url": "u"}, {"url": "v", "token": "t"}], "/w-")
+    files = monitoring.webhook_token_files([{"url": "u"}, {"url": "v", "token": "t"}], "/w-")
     assert [(item["path"], item["content"], item["mode"]) for item in files] == [("/w-2.token", "t\n", "0640")]
 
 
@@ -128,10 +117,10 @@ def test_token_files_keep_the_webhooks_numbers() -> None:
     ],
 )
 def test_mesh_arguments_advertise_an_ip_address(address: str, listen: str, advertise: str) -> None:
-    assert mesh_arguments(address, ["10.0.0.2"], 9094, "/m.yml") == (
+    assert monitoring.mesh_arguments(address, ["10.0.0.2"], 9094, "/m.yml") == (
         f"--cluster.listen-address={listen} {advertise}--cluster.peer=10.0.0.2:9094 --cluster.tls-config=/m.yml"
     )
 
 
 def test_a_mesh_of_one_does_not_listen() -> None:
-    assert mesh_arguments("10.0.0.1", [], 9094, "/m.yml") == "--cluster.listen-address="
+    assert monitoring.mesh_arguments("10.0.0.1", [], 9094, "/m.yml") == "--cluster.listen-address="

@@ -18,7 +18,7 @@ from devmentor.common.auth import TenantKeys
 from devmentor.common.errors import ApiError, invalid, unavailable
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.pbml import jobs, store
+from devmentor.pbml import jobs
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.context import ContextService, context_version
 from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
@@ -26,7 +26,8 @@ from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import ContextRequest, DocumentRequest, TurnRequest, watermark
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import Accepted
+from devmentor.pbml.store import acceptance, generations, idempotency, ledger, operations
+from devmentor.pbml.store.acceptance import Accepted
 from devmentor.pbml.tokens import ByteTokenCounter
 
 log = logging.getLogger(__name__)
@@ -73,12 +74,10 @@ class Service:
         """202: the document's next version and its job are on the quorum."""
         tenant = self.keys.authenticate(request).name
         body = await _parse(request, DocumentRequest)
-        size = len(body.text.encode())
-        if size > self.settings.max_document_bytes:
-            raise _too_large("document", self.settings.max_document_bytes, "text")
+        size = _bounded("document", body.text, self.settings.max_document_bytes, "text")
 
         async def accept(c: Connection) -> Accepted:
-            return await store.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
+            return await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
 
         return await self._accept(request, tenant, "document", body.model_dump(), size, accept)
 
@@ -86,14 +85,12 @@ class Service:
         """202: a turn of a conversation, which the next fetch for it sees."""
         tenant = self.keys.authenticate(request).name
         body = await _parse(request, TurnRequest)
-        size = len(body.content.encode())
-        if size > self.settings.max_turn_bytes:
-            raise _too_large("turn", self.settings.max_turn_bytes, "content")
+        size = _bounded("turn", body.content, self.settings.max_turn_bytes, "content")
 
         async def accept(c: Connection) -> Accepted:
             # The tilde can not begin a client's document id, so the two never meet.
             name = f"~turn/{body.conversation_id}/{uuid.uuid4().hex}"
-            return await store.accept_turn(c, tenant, body.conversation_id, name, body.role, body.content)
+            return await acceptance.accept_turn(c, tenant, body.conversation_id, name, body.role, body.content)
 
         return await self._accept(request, tenant, "turn", body.model_dump(), size, accept)
 
@@ -103,7 +100,7 @@ class Service:
         document_id = request.path_params["document_id"]
 
         async def accept(c: Connection) -> Accepted:
-            accepted = await store.accept_deletion(c, tenant, document_id)
+            accepted = await acceptance.accept_deletion(c, tenant, document_id)
             if accepted is None:
                 raise _no_document()
             return accepted
@@ -114,7 +111,7 @@ class Service:
         """How far the newest version is, and which version is live."""
         tenant = self.keys.authenticate(request).name
         async with _mapped(), self.database.read() as c:
-            row = await store.document_status(c, tenant, request.path_params["document_id"])
+            row = await ledger.document_status(c, tenant, request.path_params["document_id"])
         if row is None:
             raise _no_document()
         times = {name: row.pop(name) for name in ("received_at", "embedded_at", "indexed_at", "live_at")}
@@ -142,7 +139,7 @@ class Service:
         """The context_version that a fetch without a watermark would have now, without the fetch."""
         tenant = self.keys.authenticate(request).name
         async with _mapped(), self.database.read() as c:
-            versions = await store.generations(c, tenant, request.query_params.get("conversation_id"))
+            versions = await generations.current(c, tenant, request.query_params.get("conversation_id"))
         return JSONResponse({"context_version": context_version(*versions, [])})
 
     # -- acceptance ---------------------------------------------------------------------------
@@ -154,13 +151,13 @@ class Service:
         key = request.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
             raise ApiError(400, "invalid_idempotency_key", "Idempotency-Key must have 1 to 255 printable characters")
-        digest = store.request_bytes(f"{request.method} {kind}", body)
+        digest = idempotency.request_bytes(f"{request.method} {kind}", body)
         replayed = False
 
         async def work(c: Connection) -> dict[str, Any]:
             nonlocal replayed
             if key is not None:
-                before = await store.claim_key(c, tenant, key, digest)
+                before = await idempotency.claim_key(c, tenant, key, digest)
                 replayed = before is not None
                 if before is not None:
                     return before
@@ -170,13 +167,13 @@ class Service:
             if kind != "turn":
                 response |= {"document_id": accepted.document_id, "version": accepted.version}
             if key is not None:
-                await store.answer_key(c, tenant, key, response)
+                await idempotency.answer_key(c, tenant, key, response)
             return response
 
         try:
             async with _mapped():
                 committed = await self.database.write(work)
-        except store.KeyReused:
+        except idempotency.KeyReused:
             raise ApiError(
                 422, "idempotency_key_reused", "this Idempotency-Key was used with another request"
             ) from None
@@ -208,7 +205,7 @@ def application(settings: Settings) -> Starlette:
 
     async def worker() -> str:
         async with service.database.read() as c:
-            state = await store.queue_state(c)
+            state = await operations.queue_state(c)
         said = f"{state['workers']} alive, {state['todo']} jobs wait, oldest pending {state['oldest_s']:.0f} s"
         if not state["workers"]:
             raise RuntimeError(said)
@@ -265,6 +262,14 @@ async def _mapped() -> AsyncIterator[None]:
 
 def _no_document() -> ApiError:
     return ApiError(404, "document_not_found", "no such document")
+
+
+def _bounded(what: str, text: str, limit: int, param: str) -> int:
+    """The text's size in bytes; ApiError 413 above the limit."""
+    size = len(text.encode())
+    if size > limit:
+        raise _too_large(what, limit, param)
+    return size
 
 
 def _too_large(what: str, limit: int, param: str, unit: str = "bytes") -> ApiError:

@@ -1,11 +1,11 @@
 """What /ready asks, in the API and in the worker."""
 
 from devmentor.common.health import Check
-from devmentor.pbml import store
 from devmentor.pbml.db import Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.store import operations
 
 
 def dependencies(settings: Settings, database: Database, index: Index, embedder: Embedder, name: str) -> list[Check]:
@@ -17,7 +17,7 @@ def dependencies(settings: Settings, database: Database, index: Index, embedder:
     """
 
     async def postgres() -> str:
-        committed = await database.write(lambda c: store.touch_replica(c, name), timeout_s=2)
+        committed = await database.write(lambda c: operations.touch_replica(c, name), timeout_s=2)
         return f"write committed, durability {committed.durability}"
 
     async def embeddings() -> str:

@@ -10,14 +10,14 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 
 from devmentor.common.errors import ApiError
-from devmentor.pbml import store
 from devmentor.pbml.db import Database
 from devmentor.pbml.embedder import Embedder, EmbedderUnavailable, TextRefused, Vector, cosine
 from devmentor.pbml.index import Index, IndexUnavailable
 from devmentor.pbml.models import ContextRequest, watermark_seq
 from devmentor.pbml.preprocess import chunk, embedding_input, normalise, words
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import Pending, Turn
+from devmentor.pbml.store import chunks, generations, ledger
+from devmentor.pbml.store.ledger import Pending, Turn
 from devmentor.pbml.tokens import TokenCounter
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,11 @@ class ContextService:
     async def _read_state(self, tenant: str, request: ContextRequest) -> _State:
         conversation = request.conversation_id
         async with self._db.read() as c:
-            documents, turns_generation = await store.generations(c, tenant, conversation)
+            documents, turns_generation = await generations.current(c, tenant, conversation)
             pending: list[Pending] = []
             if request.watermark is not None:
                 seq = watermark_seq(request.watermark)
-                if not await store.watermark_exists(c, tenant, seq):
+                if not await ledger.watermark_exists(c, tenant, seq):
                     raise ApiError(
                         409,
                         "watermark_not_reached",
@@ -126,11 +126,11 @@ class ContextService:
                         param="watermark",
                         headers={"Retry-After": "1"},
                     )
-                pending = await store.pending_versions(
+                pending = await ledger.pending_versions(
                     c, tenant, seq, conversation, request.filters.document_ids, self._s.fetch_pending_documents
                 )
             turns = (
-                await store.recent_turns(c, tenant, conversation, self._s.fetch_turns)
+                await ledger.recent_turns(c, tenant, conversation, self._s.fetch_turns)
                 if conversation is not None and self._s.fetch_turns
                 else []
             )
@@ -158,10 +158,10 @@ class ContextService:
                 degraded.append("index")
         async with self._db.read() as c:
             if hits is not None:
-                rows, source = await store.live_chunks(c, tenant, hits), "index"
+                rows, source = await chunks.live_chunks(c, tenant, hits), "index"
             else:
                 found = sorted(words(request.query), key=len, reverse=True)
-                rows = await store.full_text(c, tenant, found, request.conversation_id, ids, self._s.fetch_candidates)
+                rows = await chunks.full_text(c, tenant, found, request.conversation_id, ids, self._s.fetch_candidates)
                 source = "full_text"
         return [
             Candidate(r.document_id, r.version, r.chunk, r.kind, r.title, r.section, r.body, r.score, source)

@@ -10,7 +10,7 @@ from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from devmentor.pbml.db import Connection, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.embedder import EmbedderUnavailable
 from devmentor.pbml.index import IndexUnavailable
-from devmentor.pbml.store import Accepted
+from devmentor.pbml.store.acceptance import Accepted
 
 QUEUE = "pbml"
 TASK = "pbml.process"

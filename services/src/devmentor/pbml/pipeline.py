@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import Counter, Histogram
 
-from devmentor.pbml import store
 from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.embedder import Vector
 from devmentor.pbml.index import Index, Point
 from devmentor.pbml.preprocess import Chunk, chunk, embedding_input, normalise
-from devmentor.pbml.store import StoredChunk, Version
+from devmentor.pbml.store import versions
+from devmentor.pbml.store.chunks import StoredChunk, load_vectors, save_chunks
+from devmentor.pbml.store.versions import Version
 
 STAGE_SECONDS = Histogram(
     "pbml_stage_seconds",
@@ -44,7 +45,7 @@ class Pipeline:
         """Bring a version as far as it can go."""
         async with asyncio.timeout(self._timeout_s):
             async with self._db.read() as connection:
-                v = await store.load_version(connection, tenant, document_id, version)
+                v = await versions.load_version(connection, tenant, document_id, version)
             if v is None or v.status in ("superseded", "failed"):
                 return
             if v.kind == "deletion":
@@ -56,7 +57,7 @@ class Pipeline:
         vectors: list[tuple[int, Vector]] | None = None
         if v.status == "received":
             async with self._db.read() as connection:
-                late = await store.overtaken(connection, v)
+                late = await versions.overtaken(connection, v)
             if late:
                 await self._retire(v, v.version, "superseded")
                 return
@@ -85,7 +86,7 @@ class Pipeline:
                 for k, vector in zip(page, vectors, strict=True)
             )
         _observe("embed", start)
-        saved = await self._db.write(lambda c: store.save_chunks(c, v, stored), timeout_s=60)
+        saved = await self._db.write(lambda c: save_chunks(c, v, stored), timeout_s=60)
         return [(k.chunk, k.vector) for k in stored] if saved.value else None
 
     async def _fill_index(self, v: Version, vectors: list[tuple[int, Vector]] | None) -> None:
@@ -96,7 +97,7 @@ class Pipeline:
             after = -1
             while True:
                 async with self._db.read(timeout_s=30) as connection:
-                    page = await store.load_vectors(connection, v, after, _PAGE)
+                    page = await load_vectors(connection, v, after, _PAGE)
                 if not page:
                     break
                 await self._upsert(v, page)
@@ -114,8 +115,8 @@ class Pipeline:
         start = time.monotonic()
 
         async def work(c: Connection) -> bool:
-            await store.mark_indexed(c, v)
-            return await store.go_live(c, v)
+            await versions.mark_indexed(c, v)
+            return await versions.go_live(c, v)
 
         live = (await self._db.write(work)).value
         _observe("publish", start)
@@ -126,7 +127,7 @@ class Pipeline:
         if up_to > 0:
             start = time.monotonic()
             await self._index.remove(v.tenant, v.document_id, up_to)
-            await self._db.write(lambda c: store.drop_versions(c, v, up_to=up_to), timeout_s=60)
+            await self._db.write(lambda c: versions.drop_versions(c, v, up_to=up_to), timeout_s=60)
             _observe("retire", start)
         VERSIONS.labels(v.kind, result).inc()
 
@@ -136,8 +137,8 @@ class Pipeline:
         await self._index.remove(v.tenant, v.document_id, v.version)
 
         async def work(c: Connection) -> None:
-            await store.drop_versions(c, v, up_to=v.version)
-            await store.finish_deletion(c, v)
+            await versions.drop_versions(c, v, up_to=v.version)
+            await versions.finish_deletion(c, v)
 
         await self._db.write(work, timeout_s=60)
         VERSIONS.labels(v.kind, "live").inc()

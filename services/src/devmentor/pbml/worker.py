@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.pbml import jobs, store
+from devmentor.pbml import jobs
 from devmentor.pbml.api import make_embedder
 from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
@@ -23,6 +23,7 @@ from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, Outcome
 from devmentor.pbml.index import Index
 from devmentor.pbml.pipeline import Pipeline
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.store import idempotency, operations, versions
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Worker:
                 log.exception("version given up", extra={"tenant": tenant, "document": document_id, "version": version})
 
                 async def park(c: Connection) -> None:
-                    await store.mark_failed(c, tenant, document_id, version, reason)
+                    await versions.mark_failed(c, tenant, document_id, version, reason)
 
                 await self.database.write(park)
             raise
@@ -143,7 +144,7 @@ class Worker:
             with contextlib.suppress(DatabaseUnavailable, OutcomeUnknown, ConnectorException):
                 await self._requeue_stalled()
                 if time.monotonic() >= forget_at:
-                    await self.database.write(lambda c: store.forget_keys(c, self._s.idempotency_hours))
+                    await self.database.write(lambda c: idempotency.forget_keys(c, self._s.idempotency_hours))
                     forget_at = time.monotonic() + _FORGET_EVERY_S
                 await self._measure()
             self._watched_at = time.monotonic()
@@ -160,7 +161,7 @@ class Worker:
 
     async def _measure(self) -> None:
         async with self.database.read() as c:
-            state = await store.queue_state(c)
+            state = await operations.queue_state(c)
         QUEUE.labels("todo").set(state["todo"])
         QUEUE.labels("doing").set(state["doing"])
         OLDEST.set(state["oldest_s"])

@@ -82,12 +82,7 @@ class Engine:
 
     async def complete(self, body: bytes) -> bytes:
         """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused."""
-        await self._admit()
-        try:
-            since = await self.pool.acquire()
-        except BaseException:
-            self.breaker.abandon()
-            raise
+        since = await self._slot()
         try:
             start = time.monotonic()
             async with self._judged():
@@ -104,12 +99,7 @@ class Engine:
 
     async def stream(self, body: bytes) -> "EngineStream":
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
-        await self._admit()
-        try:
-            since = await self.pool.acquire()
-        except BaseException:
-            self.breaker.abandon()
-            raise
+        since = await self._slot()
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
@@ -127,10 +117,16 @@ class Engine:
             self.pool.release(since)
             raise
 
-    async def _admit(self) -> None:
+    async def _slot(self) -> float:
+        """Past the breaker and into the pool; when the slot was given. Without a slot the breaker is told nothing."""
         if not self.breaker.allow():
             metrics.ENGINE_ERRORS.labels(self.model, "breaker_open").inc()
             raise EngineError("breaker_open", f"the breaker of {self.model} is open")
+        try:
+            return await self.pool.acquire()
+        except BaseException:
+            self.breaker.abandon()
+            raise
 
     @contextlib.asynccontextmanager
     async def _judged(self) -> AsyncIterator[None]:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devmentor.pbml.context import Candidate, ContextService, context_version, fit_chunks, fit_turns
-from devmentor.pbml.store import Pending, Turn
+from devmentor.pbml.store.ledger import Pending, Turn
 from devmentor.pbml.tokens import ByteTokenCounter
 
 BYTES = ByteTokenCounter()

@@ -6,7 +6,7 @@ import pytest
 
 from devmentor.pbml.index import Index, point_id
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import pack, unpack
+from devmentor.pbml.store.chunks import pack, unpack
 
 
 def test_point_ids_are_stable_and_apart():

@@ -156,6 +156,12 @@ async def start(tmp_path: Path, urls: dict[str, str]) -> AsyncIterator[StartTier
         yield begin
 
 
+@pytest_asyncio.fixture
+async def grounded(start: StartTier, urls: dict[str, str]) -> Tier:
+    """A tier with PBML."""
+    return await start(pbml_urls=[urls["pbml"]])
+
+
 @pytest.fixture
 def admin_key() -> str:
     return ADMIN

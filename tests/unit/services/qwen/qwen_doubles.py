@@ -10,6 +10,7 @@ from aiohttp import web
 
 MODEL = "tiny"
 WORDS = ["Hel", "lo ", "from ", "the ", "engine"]
+SAID = "".join(WORDS)
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
@@ -81,7 +82,7 @@ class Engine:
         if self.mode == "hang":
             await self.release.wait()
         if not body.get("stream"):
-            message = {"role": "assistant", "content": "".join(WORDS)}
+            message = {"role": "assistant", "content": SAID}
             return web.json_response(
                 {
                     "id": "chatcmpl-1",

@@ -1,0 +1,85 @@
+"""What is acknowledged: documents, turns and deletions become versions of the ledger."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from devmentor.pbml.db import Connection
+from devmentor.pbml.store import generations
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A version that was given at acceptance."""
+
+    document_id: str
+    version: int
+    seq: int
+
+
+async def accept_document(
+    c: Connection, tenant: str, document_id: str, title: str | None, metadata: dict[str, Any], text: str
+) -> Accepted:
+    """The next version of a document. Its row is locked until the commit: versions are given in commit order."""
+    version = await _next_version(c, tenant, document_id)
+    cursor = await c.execute(
+        "INSERT INTO versions (tenant, document_id, version, kind, title, metadata, content, content_bytes)"
+        " VALUES (%s, %s, %s, 'document', %s, %s, %s, octet_length(%s)) RETURNING seq",
+        (tenant, document_id, version, title, Jsonb(metadata), text, text),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Accepted(document_id, version, row["seq"])
+
+
+async def accept_turn(
+    c: Connection, tenant: str, conversation_id: str, document_id: str, role: str, content: str
+) -> Accepted:
+    """A turn is a document of its own that belongs to a conversation."""
+    version = await _next_version(c, tenant, document_id)
+    # The conversation's row before the ledger's: turns get their seq in the order of their commits.
+    await generations.bump_conversation(c, tenant, conversation_id)
+    cursor = await c.execute(
+        "INSERT INTO versions"
+        " (tenant, document_id, version, kind, conversation_id, role, content, content_bytes)"
+        " VALUES (%s, %s, %s, 'turn', %s, %s, %s, octet_length(%s)) RETURNING seq",
+        (tenant, document_id, version, conversation_id, role, content, content),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Accepted(document_id, version, row["seq"])
+
+
+async def accept_deletion(c: Connection, tenant: str, document_id: str) -> Accepted | None:
+    """A version that says "gone"; in force from the commit on. None where there is nothing to delete."""
+    cursor = await c.execute(
+        "UPDATE documents SET latest_version = latest_version + 1, deleted_version = latest_version + 1"
+        " WHERE tenant = %s AND document_id = %s AND deleted_version < latest_version RETURNING latest_version",
+        (tenant, document_id),
+    )
+    document = await cursor.fetchone()
+    if document is None:
+        return None
+    version = document["latest_version"]
+    cursor = await c.execute(
+        "INSERT INTO versions (tenant, document_id, version, kind) VALUES (%s, %s, %s, 'deletion') RETURNING seq",
+        (tenant, document_id, version),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    await generations.bump_generation(c, tenant, document_id)
+    return Accepted(document_id, version, row["seq"])
+
+
+async def _next_version(c: Connection, tenant: str, document_id: str) -> int:
+    cursor = await c.execute(
+        "INSERT INTO documents (tenant, document_id, latest_version) VALUES (%s, %s, 1)"
+        " ON CONFLICT (tenant, document_id) DO UPDATE SET latest_version = documents.latest_version + 1"
+        " RETURNING latest_version",
+        (tenant, document_id),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    version: int = row["latest_version"]
+    return version

@@ -1,0 +1,142 @@
+"""Chunks of versions with their vectors: written once, read for the index, found for a fetch."""
+
+import array
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from devmentor.pbml.db import Connection
+from devmentor.pbml.store.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk with its vector."""
+
+    chunk: int
+    section: str
+    start: int
+    end: int
+    body: str
+    vector: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveChunk:
+    """A chunk of a live version."""
+
+    document_id: str
+    version: int
+    chunk: int
+    section: str
+    title: str | None
+    body: str
+    kind: str
+    score: float = 0.0
+
+
+def pack(vector: Sequence[float]) -> bytes:
+    """float32, little endian."""
+    values = array.array("f", vector)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
+
+
+def unpack(data: bytes) -> list[float]:
+    """The inverse of pack, within float32."""
+    values = array.array("f")
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()
+
+
+async def save_chunks(c: Connection, v: Version, chunks: Sequence[StoredChunk]) -> bool:
+    """received -> embedded. False where another run of the job was here first: nothing is written then."""
+    cursor = await c.execute(
+        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = %s, failure = NULL"
+        " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'received'",
+        (len(chunks), v.tenant, v.document_id, v.version),
+    )
+    if cursor.rowcount != 1:
+        return False
+    async with c.cursor().copy(
+        "COPY chunks (tenant, document_id, version, chunk, conversation_id, section,"
+        " start_char, end_char, body, embedding) FROM STDIN"
+    ) as copy:
+        for k in chunks:
+            await copy.write_row(
+                (
+                    v.tenant,
+                    v.document_id,
+                    v.version,
+                    k.chunk,
+                    v.conversation_id,
+                    k.section,
+                    k.start,
+                    k.end,
+                    k.body,
+                    pack(k.vector),
+                )
+            )
+    return True
+
+
+async def load_vectors(c: Connection, v: Version, after: int, limit: int) -> list[tuple[int, list[float]]]:
+    """Chunk numbers above `after` and their vectors, in order."""
+    cursor = await c.execute(
+        "SELECT chunk, embedding FROM chunks WHERE tenant = %s AND document_id = %s AND version = %s"
+        " AND chunk > %s ORDER BY chunk LIMIT %s",
+        (v.tenant, v.document_id, v.version, after, limit),
+    )
+    return [(row["chunk"], unpack(row["embedding"])) for row in await cursor.fetchall()]
+
+
+async def live_chunks(c: Connection, tenant: str, hits: Sequence[tuple[str, int, int, float]]) -> list[LiveChunk]:
+    """The hits of the index that are still live, with their texts: the index may be behind, the truth is here."""
+    if not hits:
+        return []
+    ids, versions, numbers, _scores = (list(column) for column in zip(*hits, strict=True))
+    cursor = await c.execute(
+        "SELECT k.document_id, k.version, k.chunk, k.section, k.title, k.body, k.kind FROM live_chunks k"
+        " JOIN unnest(%s::text[], %s::int[], %s::int[]) AS h(document_id, version, chunk)"
+        " ON k.document_id = h.document_id AND k.version = h.version AND k.chunk = h.chunk"
+        " WHERE k.tenant = %s",
+        (ids, versions, numbers, tenant),
+    )
+    score = {(document, version, chunk): value for document, version, chunk, value in hits}
+    rows = await cursor.fetchall()
+    return [LiveChunk(**row, score=score[row["document_id"], row["version"], row["chunk"]]) for row in rows]
+
+
+async def full_text(
+    c: Connection,
+    tenant: str,
+    query_words: Sequence[str],
+    conversation_id: str | None,
+    document_ids: Sequence[str] | None,
+    limit: int,
+) -> list[LiveChunk]:
+    """Live chunks by their words, for when vectors can not be had. Candidates are bounded before ranking."""
+    if not query_words:
+        return []
+    cursor = await c.execute(
+        "WITH q AS (SELECT string_agg(quote_literal(w), ' | ')::tsquery AS query FROM unnest(%(words)s::text[]) w),"
+        " candidates AS (SELECT k.*, q.query FROM q JOIN live_chunks k ON to_tsvector('simple', k.body) @@ q.query"
+        " WHERE k.tenant = %(tenant)s AND (k.conversation_id IS NULL OR k.conversation_id = %(conversation)s)"
+        " AND (%(ids)s::text[] IS NULL OR k.document_id = ANY(%(ids)s) OR k.kind = 'turn')"
+        " LIMIT %(candidates)s)"
+        " SELECT document_id, version, chunk, section, title, body, kind,"
+        " ts_rank_cd(to_tsvector('simple', body), query, 32)::float8 AS score"
+        " FROM candidates ORDER BY score DESC LIMIT %(limit)s",
+        {
+            "words": list(query_words)[:32],
+            "tenant": tenant,
+            "conversation": conversation_id,
+            "ids": list(document_ids) if document_ids is not None else None,
+            "candidates": limit * 20,
+            "limit": limit,
+        },
+    )
+    return [LiveChunk(**row) for row in await cursor.fetchall()]

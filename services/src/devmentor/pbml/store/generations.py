@@ -1,0 +1,43 @@
+"""Counters that say whether a fetch would retrieve from the same documents and turns as before."""
+
+import hashlib
+
+from devmentor.pbml.db import Connection
+
+GENERATION_SHARDS = 16
+
+
+def shard_of(document_id: str) -> int:
+    """Which row of `generations` a document counts in."""
+    return hashlib.sha256(document_id.encode()).digest()[0] % GENERATION_SHARDS
+
+
+async def bump_generation(c: Connection, tenant: str, document_id: str) -> None:
+    """Something of this tenant's documents became retrievable or ceased to be."""
+    await c.execute(
+        "INSERT INTO generations VALUES (%s, %s, 1)"
+        " ON CONFLICT (tenant, shard) DO UPDATE SET generation = generations.generation + 1",
+        (tenant, shard_of(document_id)),
+    )
+
+
+async def bump_conversation(c: Connection, tenant: str, conversation_id: str) -> None:
+    """The same for a conversation's turns, which nobody outside it can retrieve."""
+    await c.execute(
+        "INSERT INTO conversations VALUES (%s, %s, 1)"
+        " ON CONFLICT (tenant, conversation_id) DO UPDATE SET generation = conversations.generation + 1",
+        (tenant, conversation_id),
+    )
+
+
+async def current(c: Connection, tenant: str, conversation_id: str | None) -> tuple[int, int]:
+    """Of the tenant's documents, and of the conversation (0 where there is none)."""
+    cursor = await c.execute(
+        "SELECT (SELECT coalesce(sum(generation), 0)::bigint FROM generations WHERE tenant = %s) AS documents,"
+        " (SELECT coalesce(max(generation), 0) FROM conversations"
+        " WHERE tenant = %s AND conversation_id = %s) AS conversation",
+        (tenant, tenant, conversation_id),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return row["documents"], row["conversation"]

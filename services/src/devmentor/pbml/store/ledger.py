@@ -1,0 +1,84 @@
+"""What the ledger tells readers: a document's state, and the texts that the index does not have yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from devmentor.pbml.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An acknowledged version that is not live yet."""
+
+    seq: int
+    document_id: str
+    version: int
+    kind: str
+    title: str | None
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of a conversation."""
+
+    document_id: str
+    role: str
+    content: str
+
+
+async def document_status(c: Connection, tenant: str, document_id: str) -> dict[str, Any] | None:
+    """The newest version's ledger row, and which version is live."""
+    cursor = await c.execute(
+        "SELECT v.document_id, v.version, v.seq, v.kind, v.title, v.metadata, v.status, v.failure, v.chunks,"
+        " v.content_bytes, v.received_at, v.embedded_at, v.indexed_at, v.live_at,"
+        " nullif(d.live_version, 0) AS live_version"
+        " FROM documents d JOIN versions v ON v.tenant = d.tenant AND v.document_id = d.document_id"
+        " AND v.version = d.latest_version"
+        " WHERE d.tenant = %s AND d.document_id = %s AND d.deleted_version < d.latest_version",
+        (tenant, document_id),
+    )
+    return await cursor.fetchone()
+
+
+async def watermark_exists(c: Connection, tenant: str, seq: int) -> bool:
+    """Whether this tenant's ledger has come to `seq`."""
+    cursor = await c.execute("SELECT 1 FROM versions WHERE seq = %s AND tenant = %s", (seq, tenant))
+    return await cursor.fetchone() is not None
+
+
+async def pending_versions(
+    c: Connection, tenant: str, up_to: int, conversation_id: str | None, document_ids: Sequence[str] | None, limit: int
+) -> list[Pending]:
+    """Acknowledged up to the watermark and not live yet, newest first, one version a document."""
+    cursor = await c.execute(
+        "SELECT v.seq, v.document_id, v.version, v.kind, v.title, v.content"
+        " FROM pending_versions v JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id"
+        " WHERE v.tenant = %(tenant)s AND v.seq <= %(up_to)s"
+        " AND v.content IS NOT NULL AND v.version > greatest(d.live_version, d.deleted_version)"
+        " AND (v.kind = 'document' OR v.conversation_id = %(conversation)s)"
+        " AND (%(ids)s::text[] IS NULL OR v.document_id = ANY(%(ids)s) OR v.kind = 'turn')"
+        " AND NOT EXISTS (SELECT 1 FROM pending_versions n WHERE n.tenant = v.tenant"
+        " AND n.document_id = v.document_id AND n.version > v.version AND n.seq <= %(up_to)s)"
+        " ORDER BY v.seq DESC LIMIT %(limit)s",
+        {
+            "tenant": tenant,
+            "up_to": up_to,
+            "conversation": conversation_id,
+            "ids": list(document_ids) if document_ids is not None else None,
+            "limit": limit,
+        },
+    )
+    return [Pending(**row) for row in await cursor.fetchall()]
+
+
+async def recent_turns(c: Connection, tenant: str, conversation_id: str, limit: int) -> list[Turn]:
+    """The latest turns, newest first."""
+    cursor = await c.execute(
+        "SELECT v.document_id, v.role, v.content FROM versions v"
+        " WHERE v.tenant = %s AND v.conversation_id = %s AND v.kind = 'turn' AND v.content IS NOT NULL"
+        " ORDER BY v.seq DESC LIMIT %s",
+        (tenant, conversation_id, limit),
+    )
+    return [Turn(**row) for row in await cursor.fetchall()]

@@ -1,0 +1,102 @@
+"""A version on its way: received, embedded, indexed, live; or superseded, or failed."""
+
+from dataclasses import dataclass
+
+from devmentor.pbml.db import Connection
+from devmentor.pbml.store import generations
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A row of the ledger with its text, as the pipeline needs it."""
+
+    tenant: str
+    document_id: str
+    version: int
+    kind: str
+    conversation_id: str | None
+    title: str | None
+    content: str | None
+    status: str
+
+
+async def load_version(c: Connection, tenant: str, document_id: str, version: int) -> Version | None:
+    """A version as the pipeline finds it."""
+    cursor = await c.execute(
+        "SELECT tenant, document_id, version, kind, conversation_id, title, content, status"
+        " FROM versions WHERE tenant = %s AND document_id = %s AND version = %s",
+        (tenant, document_id, version),
+    )
+    row = await cursor.fetchone()
+    return Version(**row) if row else None
+
+
+async def overtaken(c: Connection, v: Version) -> bool:
+    """Whether a newer version is live or the document was deleted after this version."""
+    cursor = await c.execute(
+        "SELECT greatest(live_version, deleted_version) > %s AS late FROM documents"
+        " WHERE tenant = %s AND document_id = %s",
+        (v.version, v.tenant, v.document_id),
+    )
+    row = await cursor.fetchone()
+    return row is None or bool(row["late"])
+
+
+async def mark_indexed(c: Connection, v: Version) -> None:
+    """embedded -> indexed: all points are in Qdrant."""
+    await c.execute(
+        "UPDATE versions SET status = 'indexed', indexed_at = now()"
+        " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'embedded'",
+        (v.tenant, v.document_id, v.version),
+    )
+
+
+async def go_live(c: Connection, v: Version) -> bool:
+    """indexed -> live, only if no newer version is and the document was not deleted since."""
+    cursor = await c.execute(
+        "UPDATE documents SET live_version = %s WHERE tenant = %s AND document_id = %s"
+        " AND live_version < %s AND deleted_version < %s",
+        (v.version, v.tenant, v.document_id, v.version, v.version),
+    )
+    if cursor.rowcount != 1:
+        return False
+    await c.execute(
+        "UPDATE versions SET status = 'live', live_at = now()"
+        " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'indexed'",
+        (v.tenant, v.document_id, v.version),
+    )
+    if v.conversation_id is None:
+        await generations.bump_generation(c, v.tenant, v.document_id)
+    else:
+        await generations.bump_conversation(c, v.tenant, v.conversation_id)
+    return True
+
+
+async def drop_versions(c: Connection, v: Version, *, up_to: int) -> None:
+    """Chunks and texts of versions up to `up_to` go; their ledger rows stay and say what happened."""
+    key = (v.tenant, v.document_id, up_to)
+    await c.execute("DELETE FROM chunks WHERE tenant = %s AND document_id = %s AND version <= %s", key)
+    await c.execute(
+        "UPDATE versions SET content = NULL, title = NULL, metadata = '{}', status = 'superseded'"
+        " WHERE tenant = %s AND document_id = %s AND version <= %s AND kind <> 'deletion'"
+        " AND (status <> 'superseded' OR content IS NOT NULL)",
+        key,
+    )
+
+
+async def finish_deletion(c: Connection, v: Version) -> None:
+    """received -> live for a deletion: nothing of the document is left anywhere."""
+    await c.execute(
+        "UPDATE versions SET status = 'live', indexed_at = now(), live_at = now()"
+        " WHERE tenant = %s AND document_id = %s AND version = %s",
+        (v.tenant, v.document_id, v.version),
+    )
+
+
+async def mark_failed(c: Connection, tenant: str, document_id: str, version: int, reason: str) -> None:
+    """Parked, with the reason."""
+    await c.execute(
+        "UPDATE pending_versions SET status = 'failed', failure = %s"
+        " WHERE tenant = %s AND document_id = %s AND version = %s",
+        (reason[:1000], tenant, document_id, version),
+    )

@@ -1,0 +1,41 @@
+"""The cache's second level, which instances share."""
+
+import asyncio
+
+from conftest import StartTier
+from qwen_doubles import SAID, CacheNode, Engine
+
+
+async def test_another_instance_finds_the_answer_in_the_second_level(start: StartTier, engine: Engine) -> None:
+    node = CacheNode()
+    async with node.serving() as address:
+        one, other = await start(cache_nodes=[address]), await start(cache_nodes=[address])
+        await one.chat()
+        await one.settle()
+        answer = await other.chat()
+        assert (answer.served_by, answer.text) == ("cache-l2", SAID)
+        assert (await other.chat()).served_by == "cache-l1"
+        assert next(iter(node.expiries.values())) == 7 * 24 * 3600
+        assert next(iter(node.keys)).startswith(b"qwen:lab:")
+    assert len(engine.questions) == 1
+
+
+async def test_a_slow_node_costs_its_budget_and_no_answer(start: StartTier) -> None:
+    node = CacheNode()
+    async with node.serving() as address:
+        tier = await start(cache_nodes=[address], cache_budget_s=0.05)
+        node.delay = 1.0
+        began = asyncio.get_running_loop().time()
+        answer = await tier.chat()
+        assert (answer.status, answer.served_by) == (200, "engine")
+        assert asyncio.get_running_loop().time() - began < 0.6
+
+
+async def test_a_dead_node_is_left_alone_and_the_others_keep_working(start: StartTier) -> None:
+    node = CacheNode()
+    async with node.serving() as address:
+        tier = await start(cache_nodes=["127.0.0.1:9", address])
+        for number in range(8):
+            assert (await tier.chat(str(number))).status == 200
+        await tier.settle()
+        assert len(node.keys) == 8, "the dead node's keys moved to the living one"
