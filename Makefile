@@ -10,6 +10,8 @@ MOLECULE_SHORT ?= cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONUNBUFFERED := 1
+# Every task of a playbook is a new process: without compiled plugins each compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
 # Made by `make secrets`, once per checkout; every playbook run reads it.
 vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password)
 play = $(vault) ansible-playbook -i $(INVENTORY)
@@ -77,7 +79,7 @@ docs: venv ## generated tables in docs/ and the roles' READMEs
 	@python -m tools.docs
 
 bench-deploy: venv ## deployment times beside the floor, writes docs/bench/deploy.json
-	@pytest -s tests/integration/test_lab_platform.py -k deploy
+	@pytest -s tests/integration/test_platform.py -k deploy
 
 chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then converging
 	@pytest -s tests/chaos/test_site_interrupted.py

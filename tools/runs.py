@@ -64,6 +64,8 @@ def run(*command: str, timeout: float = 3600, show: bool = False, env: dict[str,
         "PYTHONUNBUFFERED": "1",
         **(env or {}),
     }
+    # Every task of a playbook is a new process: without compiled plugins each compiles them again.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.monotonic()
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -119,7 +119,8 @@ def rule_files(paths: list[str], contents: list[str]) -> list[dict[str, str]]:
 
 
 def exporter_files(exporters: Iterable[Mapping[str, Any]], header: str, dropin: str) -> list[dict[str, str]]:
-    """`config_files` entries of each exporter: Debian's /etc/default file and a drop-in for its unit, from template `dropin`.
+    """`config_files` entries of each exporter: Debian's /etc/default file and a drop-in for its unit, whose template
+    `dropin` names.
 
     An exporter is {name, args, environment?: [lines]}. systemd splits ARGS at blanks and takes backslashes and quotes
     out of it; MonitoringError for arguments that would not arrive as written.

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.lab
 
 BARE_LIMIT = 15 * 60.0
 PREBAKED_LIMIT = 6 * 60.0
-# The goal is a quarter (docs/STATUS.md says where it stands); this is the guard against getting worse.
-SECOND_RUN_SHARE = 0.6
+# The goal is a quarter of the bare run. Both times are printed and recorded; the guard leaves room for a noisy machine.
+SECOND_RUN_SHARE = 0.33
 
 
 @pytest.fixture(scope="module")
