@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 
 from ansible import constants as C
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 
@@ -21,13 +22,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         arguments = dict(self._task.args)
-        turns = arguments.get("one_at_a_time")
-        if turns is None or self._task.check_mode:
+        if not boolean(arguments.get("one_at_a_time", False)) or self._task.check_mode:
             return {**result, **self._execute_module(module_args=arguments, task_vars=variables)}
         report = self._execute_module(module_args={**arguments, "report_only": True}, task_vars=variables)
         if report.get("failed") or not report["pending"]:
             return {**result, **report}
-        if turns == "restarts" and not report["interrupts"]:
+        if not report["interrupts"]:
             return {**result, **self._execute_module(module_args=arguments, task_vars=variables)}
         turn = pathlib.Path(C.DEFAULT_LOCAL_TMP) / f"turn-{self._task._uuid}"
         with turn.open("a+", encoding="utf-8") as handle:

@@ -42,11 +42,11 @@ options:
           timeout: {description: Seconds to wait., type: int, default: 30}
   one_at_a_time:
     description:
-      - C(restarts) - no two hosts of the task interrupt a running unit at the same time. C(all) - nor start one.
+      - No two hosts of the task interrupt a running unit at the same time; units that are down start side by side.
       - Hosts with nothing to do are found side by side and do not wait. Where a host fails, those after it are left as
         they are and fail with its name.
-    type: str
-    choices: [restarts, all]
+    type: bool
+    default: false
   report_only:
     description: Acts on nothing and waits for nothing; says in RV(pending) what a run would do or wait for.
     type: bool
@@ -252,7 +252,7 @@ def main():
                 },
             },
             # The action plugin of the same name has seen to it when this runs.
-            "one_at_a_time": {"type": "str", "choices": ["restarts", "all"]},
+            "one_at_a_time": {"type": "bool", "default": False},
             "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
