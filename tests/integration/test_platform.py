@@ -24,8 +24,8 @@ BARE_LIMIT = 15 * 60.0
 PREBAKED_LIMIT = 6 * 60.0
 # The goal is a quarter of the bare run. Both times are printed and recorded; the guard leaves room for a noisy machine.
 SECOND_RUN_SHARE = 0.4
-# The bare run installs packages, which waits for disks; the second is processor time alone. So it is timed when the load of
-# what ran before it has gone, or after this many seconds.
+# The second run is processor time alone, so it is timed when the load of what ran before it has gone, or after this many
+# seconds.
 SETTLE_SECONDS = 90
 
 
