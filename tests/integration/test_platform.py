@@ -22,10 +22,9 @@ pytestmark = pytest.mark.lab
 
 BARE_LIMIT = 15 * 60.0
 PREBAKED_LIMIT = 6 * 60.0
-# The goal is a quarter of the bare run. Both times are printed and recorded; the guard leaves room for a noisy machine.
+# The goal is a quarter of the bare run; both times are printed and recorded. The guard leaves room for a noisy machine.
 SECOND_RUN_SHARE = 0.4
-# The second run is processor time alone, so it is timed when the load of what ran before it has gone, or after this many
-# seconds.
+# The second run is processor time alone: it waits until the load of what ran before has gone, or this long.
 SETTLE_SECONDS = 90
 
 
