@@ -64,11 +64,14 @@ replicas: {description: Active replicas of each collection., type: dict, returne
 why: {description: Every difference that was acted on., type: list, elements: str, returned: success}
 """
 
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.devmentor.qdrant import (
     Collection,
     NoAnswer,
     NotFound,
+    NotYet,
     Peer,
     Plan,
     QdrantError,
@@ -109,23 +112,43 @@ def plan_all(peer, collections):
     return plans
 
 
+def patiently(attempt, timeout):
+    """What `attempt` returns, once the peer can; its last NotYet or NotFound after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return attempt()
+        except (NotYet, NotFound):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.3)
+
+
+def apply_all(peer, plans, result, timeout):
+    """Makes what the plans say. Peers are asked side by side, and one may not know yet what another has just made."""
+    for wanted, plan in plans:
+        result["why"] += plan.why
+        patiently(lambda wanted=wanted, plan=plan: apply_plan(peer, wanted, plan, result["peers"]), timeout)
+        replicas = patiently(lambda wanted=wanted: wait_for_replicas(peer, wanted, timeout), timeout)
+        result["replicas"][wanted.name] = replicas
+
+
 def run(module, peer, collections):
     given = module.params
     result = {"changed": False, "peers": 0, "replicas": {}, "why": []}
     timeout = 1 if module.check_mode else given["timeout"]
     try:
         cluster = wait_for_cluster(peer, given["least_peers"], given["most_peers"], timeout)
-        plans = plan_all(peer, collections)
+        plans = patiently(lambda: plan_all(peer, collections), timeout)
         result["peers"] = len(cluster.peers)
     except QdrantError:
         if not module.check_mode or peer_answers(peer):
             raise
         plans = [(wanted, Plan(create=True, why=(f"{wanted.name} does not exist",))) for wanted in collections]
-    for wanted, plan in plans:
-        result["why"] += plan.why
-        if not module.check_mode:
-            apply_plan(peer, wanted, plan, result["peers"])
-            result["replicas"][wanted.name] = wait_for_replicas(peer, wanted, timeout)
+    if module.check_mode:
+        result["why"] = [reason for _, plan in plans for reason in plan.why]
+    else:
+        apply_all(peer, plans, result, timeout)
     result["changed"] = bool(result["why"])
     if module._diff and result["why"]:
         result["diff"] = {"prepared": "\n".join(result["why"]) + "\n"}

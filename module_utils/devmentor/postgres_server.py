@@ -19,8 +19,11 @@ from .postgres import MINIMUM_VERSION, PostgresError, is_pristine, parse_auto_co
 
 try:
     import psycopg2
+
+    ConnectError: Any = psycopg2.OperationalError
 except ImportError:  # before the packages are there
     psycopg2 = None
+    ConnectError = ()
 
 SYSTEM_USER = "postgres"
 SOCKET_DIR = "/var/run/postgresql"
@@ -153,7 +156,7 @@ class Server:
                 try:
                     connection = stack.enter_context(self.connection())
                     break
-                except psycopg2.OperationalError as error:
+                except ConnectError as error:
                     reason = str(error).strip().splitlines()[-1]
                 if self.process() is None:
                     raise PostgresError(f"the server went away while it was asked ({reason}).\n{self.log_tail()}")

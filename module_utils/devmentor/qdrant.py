@@ -34,7 +34,7 @@ class Peer:
     timeout_s: float = REQUEST_TIMEOUT_S
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The `result` of one request. Raises QdrantError; a 404 raises NotFound."""
+        """The `result` of one request. Raises QdrantError; a 404 raises NotFound, a 5xx raises NotYet."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -51,7 +51,7 @@ class Peer:
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(2000).decode(errors="replace")
-            kind = NotFound if error.code == 404 else QdrantError
+            kind = NotFound if error.code == 404 else NotYet if error.code >= 500 else QdrantError
             raise kind(f"{self.url}{path} answered {error.code}: {said}") from error
         except (OSError, ValueError, KeyError) as error:
             raise NoAnswer(f"{self.url}{path} does not answer: {error}") from error
@@ -63,6 +63,10 @@ class NoAnswer(QdrantError):
 
 class NotFound(QdrantError):
     """The peer answered, but has no such thing."""
+
+
+class NotYet(QdrantError):
+    """The peer answered that it cannot now: a collection that another peer makes this moment has no replica to read."""
 
 
 @dataclasses.dataclass(frozen=True)

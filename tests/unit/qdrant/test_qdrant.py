@@ -33,6 +33,7 @@ from module_utils.devmentor.qdrant import (
     replica_problem,
     wait_for_cluster,
 )
+from tests.unit.conftest import load_module
 
 ROLE = Path(__file__).parents[3] / "roles" / "qdrant"
 URIS = {name: f"https://10.0.0.{index}:6335" for index, name in enumerate("abc", 1)}
@@ -322,6 +323,23 @@ def test_a_call_carries_the_key_and_tells_absent_from_refused(served):
         peer.call("GET", "/collections/none")
     with pytest.raises(QdrantError, match="403"):
         peer.call("GET", "/refused")
+
+
+def test_a_peer_that_cannot_yet_is_asked_again_and_a_refusal_is_not(served):
+    """What a peer says of a collection that another one makes in the same moment."""
+    handler, module = served[1], load_module("qdrant_collection")
+    peer, patiently = module.Peer(served[0].url, "secret", served[0].ca), module.patiently
+    handler.answers[("GET", "/collections/pbml")] = (500, None)
+    with pytest.raises(module.NotYet, match="answered 500"):
+        patiently(lambda: peer.call("GET", "/collections/pbml"), 0)
+    timer = threading.Timer(0.5, handler.answers.__setitem__, (("GET", "/collections/pbml"), (200, {"a": 1})))
+    timer.start()
+    assert patiently(lambda: peer.call("GET", "/collections/pbml"), 20) == {"a": 1}
+    handler.answers[("GET", "/refused")] = (403, None)
+    asked = len(handler.asked)
+    with pytest.raises(module.QdrantError, match="403"):
+        patiently(lambda: peer.call("GET", "/refused"), 20)
+    assert len(handler.asked) == asked + 1
 
 
 def test_a_peer_of_another_ca_is_no_answer(served):
