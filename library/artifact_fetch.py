@@ -7,7 +7,8 @@ module: artifact_fetch
 short_description: Fetch and verify artefacts on the control node
 description:
   - Has the named artefacts of C(devmentor_artifacts) in the control node's cache, each verified by its sha256.
-  - Runs on the control node (C(delegate_to: localhost), C(run_once: true), C(become: false)); hosts receive copies.
+  - An action plugin, it runs on the control node in Ansible's own Python; hosts receive copies. Use it with
+    C(run_once: true).
   - Sources are tried in order; a wrong checksum ends it at once and keeps nothing. An interrupted download from a URL
     goes on where it ended.
 options:
@@ -35,9 +36,7 @@ EXAMPLES = r"""
     artifacts: "{{ devmentor_artifacts_all }}"
     names: [qdrant]
     cache_dir: "{{ devmentor_cache_dir }}"
-  delegate_to: localhost
   run_once: true
-  become: false
   register: __qdrant_fetched
 
 - name: Install it
@@ -54,51 +53,3 @@ artifacts:
   type: dict
   returned: success
 """
-
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.devmentor.artifacts import ArtifactError, select_artifacts
-from ansible.module_utils.devmentor.artifacts_cache import Fetched, Fetcher
-
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "artifacts": {"type": "dict", "required": True},
-            "names": {"type": "list", "elements": "str"},
-            "cache_dir": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
-    fetcher = Fetcher(Path(module.params["cache_dir"]).resolve())
-    try:
-        selected = select_artifacts(module.params["artifacts"], module.params["names"])
-        if module.check_mode:
-            results = [
-                Fetched(item, fetcher.path(item), "" if fetcher.cached(item) else str(item.sources[0]))
-                for item in selected
-            ]
-        else:
-            results = [fetcher.fetch(item) for item in selected]
-    except (ArtifactError, OSError) as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=any(result.changed for result in results),
-        artifacts={
-            result.artifact.name: {
-                "path": str(result.path),
-                "file": result.artifact.file,
-                "mode": result.artifact.mode,
-                "version": result.artifact.version,
-                "sha256": result.artifact.sha256,
-                "release": result.artifact.release,
-                "source": result.source,
-            }
-            for result in results
-        },
-    )
-
-
-if __name__ == "__main__":
-    main()

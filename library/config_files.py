@@ -72,6 +72,13 @@ options:
     type: list
     elements: path
     default: []
+  units:
+    description:
+      - The units that read these files, as in M(service_units). They are left alone; RV(pending) says what is to do.
+      - So the task that runs them need not be sent to hosts that have nothing to do, which a second run has nowhere.
+    type: list
+    elements: dict
+    default: []
 author: DevMentor platform developers
 """
 
@@ -90,6 +97,13 @@ EXAMPLES = r"""
         group: valkey
         mode: '0640'
         template: users.acl.j2
+    units: "{{ __cache_units }}"
+  register: __cache_configured
+
+- name: Run Valkey
+  service_units:
+    units: "{{ __cache_units }}"
+  when: __cache_configured.pending | length > 0
 """
 
 RETURN = r"""
@@ -99,6 +113,12 @@ changed_paths:
   type: list
   elements: str
   sample: ["/etc/valkey/valkey.conf: content"]
+pending:
+  description: What M(service_units) would do to O(units) or wait for.
+  returned: always
+  type: list
+  elements: str
+  sample: ["valkey-server.service: restart (newer than the process: /etc/valkey/valkey.conf)"]
 """
 
 import grp
@@ -120,6 +140,8 @@ from ansible.module_utils.devmentor.files import (
     parse_mode,
     read_current,
 )
+from ansible.module_utils.devmentor.unit_control import UNITS, Units
+from ansible.module_utils.devmentor.units import UnitError
 
 
 class Files:
@@ -364,16 +386,18 @@ def main():
                 "options": {"path": {"type": "path", "required": True}, "target": {"type": "str", "required": True}},
             },
             "absent": {"type": "list", "elements": "path", "default": []},
+            "units": {**UNITS, "default": []},
         },
         supports_check_mode=True,
     )
-    files = Files(module)
+    files, units = Files(module), Units(module, report=True)
     try:
         files.apply(module.params)
-    except (FilesError, OSError) as error:
+        units.apply(module.params["units"])
+    except (FilesError, UnitError, OSError) as error:
         changed = bool(files.changed) and not module.check_mode
         module.fail_json(msg=str(error), changed=changed, changed_paths=files.changed)
-    module.exit_json(changed=bool(files.changed), changed_paths=files.changed, diff=files.diff)
+    module.exit_json(changed=bool(files.changed), changed_paths=files.changed, pending=units.pending, diff=files.diff)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ short_description: Build the wheelhouse of the services on the control node
 description:
   - Has the two archives that hosts install the services from; downloads the locked wheels by hash and builds our
     wheel, reproducibly. Does nothing where they are there already.
-  - Runs on the control node (C(delegate_to: localhost), C(run_once: true), C(become: false)).
+  - An action plugin, it runs on the control node in Ansible's own Python. Use it with C(run_once: true).
 options:
   services:
     description: The source tree of the services.
@@ -33,9 +33,7 @@ EXAMPLES = r"""
   wheelhouse:
     services: services
     directory: "{{ devmentor_cache_dir }}/wheelhouse"
-  delegate_to: localhost
   run_once: true
-  become: false
   register: __python_release_wheelhouse
 """
 
@@ -46,43 +44,3 @@ python: {description: The Python version the wheels are for., type: str, returne
 deps: {description: Name of the set of dependencies., type: str, returned: success}
 directory: {description: Where the archives are., type: str, returned: success}
 """
-
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.devmentor.wheelhouse import WheelhouseError, build, built, describe, find
-
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "services": {"type": "path", "required": True},
-            "directory": {"type": "path", "required": True},
-            "id": {"type": "str", "default": ""},
-        },
-        supports_check_mode=True,
-    )
-    services, directory = Path(module.params["services"]), Path(module.params["directory"]).resolve()
-    try:
-        if module.params["id"]:
-            release, changed = find(module.params["id"], directory), False
-        elif module.check_mode:
-            release = describe(services, directory)
-            changed = not built(release)
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
-            release, changed = build(services, directory)
-    except (WheelhouseError, OSError) as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=changed,
-        id=release.id,
-        version=release.version,
-        python=release.python,
-        deps=release.deps,
-        directory=str(directory),
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -110,8 +110,15 @@ def test_bad_input_says_what_is_wrong():
         postgres_tuning(SCALING, facts(memory_mib=64))
 
 
-REPORT = {"data": "present", "running": True, "standby": True, "system_identifier": "7", "timeline": 1, "error": "",
-          "seeded": []}
+REPORT = {
+    "data": "present",
+    "running": True,
+    "standby": True,
+    "system_identifier": "7",
+    "timeline": 1,
+    "error": "",
+    "seeded": [],
+}
 KEY = "__postgres_discovered"
 
 
@@ -147,7 +154,9 @@ def test_names_for_templates():
         postgres_slots(["db-1", "db_1"], "x")
 
 
-@pytest.mark.parametrize(("address", "cidr"), [("192.0.2.1", "192.0.2.1/32"), ("2001:db8::1", "2001:db8::1/128"),
-                                               ("db1.example", "db1.example")])
+@pytest.mark.parametrize(
+    ("address", "cidr"),
+    [("192.0.2.1", "192.0.2.1/32"), ("2001:db8::1", "2001:db8::1/128"), ("db1.example", "db1.example")],
+)
 def test_hba_addresses(address, cidr):
     assert postgres_cidr(address) == cidr

@@ -17,15 +17,25 @@ from module_utils.devmentor.postgres_objects import (
 
 def role(**more: object) -> dict:
     return {
-        "name": "pbml", "password": "secret", "login": True, "replication": False, "connection_limit": -1,
-        "member_of": [], "settings": {}, **more,
+        "name": "pbml",
+        "password": "secret",
+        "login": True,
+        "replication": False,
+        "connection_limit": -1,
+        "member_of": [],
+        "settings": {},
+        **more,
     }
 
 
 def have(**more: object) -> Role:
     values = {
-        "login": True, "replication": False, "privileged": False, "connection_limit": -1,
-        "password": scram_verifier("secret"), **more,
+        "login": True,
+        "replication": False,
+        "privileged": False,
+        "connection_limit": -1,
+        "password": scram_verifier("secret"),
+        **more,
     }
     return Role(**values)
 
@@ -40,7 +50,7 @@ def test_a_new_role_gets_everything():
         'CREATE ROLE "pbml" LOGIN NOREPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS CONNECTION LIMIT -1',
         "ALTER ROLE \"pbml\" PASSWORD '********'",
         'GRANT "pg_monitor" TO "pbml"',
-        "ALTER ROLE \"pbml\" SET \"search_path\" TO 'pbml'",
+        'ALTER ROLE "pbml" SET "search_path" TO \'pbml\'',
     ]
 
 
@@ -56,8 +66,9 @@ def test_a_changed_password_is_written_as_a_verifier_and_never_shown():
     assert "other" not in str(plan[0].values)
 
 
-@pytest.mark.parametrize("change", [{"privileged": True}, {"login": False}, {"replication": True},
-                                    {"connection_limit": 3}])
+@pytest.mark.parametrize(
+    "change", [{"privileged": True}, {"login": False}, {"replication": True}, {"connection_limit": 3}]
+)
 def test_attributes_that_drifted_are_put_back(change):
     assert shown(plan_role(role(), have(**change)))[0].startswith('ALTER ROLE "pbml" LOGIN NOREPLICATION NOSUPERUSER')
 
@@ -70,8 +81,12 @@ def test_a_database_is_made_or_handed_over():
 
 
 FUNCTION = {
-    "signature": "pool.auth(text)", "returns": "TABLE(u name)", "body": "SELECT 1", "search_path": "pg_catalog",
-    "security_definer": True, "owner": "postgres",
+    "signature": "pool.auth(text)",
+    "returns": "TABLE(u name)",
+    "body": "SELECT 1",
+    "search_path": "pg_catalog",
+    "security_definer": True,
+    "owner": "postgres",
 }
 
 
@@ -81,9 +96,18 @@ def contents(**more: object) -> dict:
 
 def test_contents_are_made_in_an_order_that_works():
     want = contents(
-        schemas=[{"name": "pool", "owner": "postgres"}], extensions=["pg_stat_statements"], functions=[FUNCTION],
-        grants=[{"object": "function", "name": "pool.auth(text)", "role": "PUBLIC", "privileges": ["EXECUTE"],
-                 "state": "absent"}],
+        schemas=[{"name": "pool", "owner": "postgres"}],
+        extensions=["pg_stat_statements"],
+        functions=[FUNCTION],
+        grants=[
+            {
+                "object": "function",
+                "name": "pool.auth(text)",
+                "role": "PUBLIC",
+                "privileges": ["EXECUTE"],
+                "state": "absent",
+            }
+        ],
     )
     words = [line.split('"')[0].strip() for line in shown(plan_contents(want, Contents()))]
     assert words == [
@@ -97,7 +121,8 @@ def test_contents_are_made_in_an_order_that_works():
 
 def test_the_same_contents_take_nothing():
     want = contents(
-        schemas=[{"name": "pool", "owner": "postgres"}], functions=[FUNCTION],
+        schemas=[{"name": "pool", "owner": "postgres"}],
+        functions=[FUNCTION],
         grants=[{"object": "schema", "name": "pool", "role": "bob", "privileges": ["USAGE"], "state": "present"}],
     )
     current = Contents(
@@ -122,8 +147,14 @@ def test_signatures_are_no_place_for_sql(signature):
 
 
 def grant(**more: object) -> dict:
-    return {"object": "database", "name": "app", "role": "bob", "privileges": ["CONNECT", "TEMPORARY"],
-            "state": "present", **more}
+    return {
+        "object": "database",
+        "name": "app",
+        "role": "bob",
+        "privileges": ["CONNECT", "TEMPORARY"],
+        "state": "present",
+        **more,
+    }
 
 
 def test_only_the_missing_privilege_is_granted():

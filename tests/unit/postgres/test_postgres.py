@@ -64,7 +64,7 @@ def test_conninfo_survives_libpq():
 
 
 def test_auto_conf_round_trip():
-    settings = {"restore_command": "timeout 5 x --y=z %f \"%p\"", "ha.promised": "it's", "work_mem": "4MB"}
+    settings = {"restore_command": 'timeout 5 x --y=z %f "%p"', "ha.promised": "it's", "work_mem": "4MB"}
     assert postgres.parse_auto_conf(postgres.format_auto_conf(settings)) == settings
 
 

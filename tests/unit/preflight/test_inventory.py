@@ -227,7 +227,7 @@ def test_a_secret_that_an_inventory_variable_refers_to_is_missing_as_well() -> N
 
 
 def test_vault_references_with_a_default_are_not_required() -> None:
-    text = "a: \"{{ vault_a }}\"\nb: \"{{ vault_b | default('') }}\"\nc: \"{{ vault_c|default(omit) }}\"\n"
+    text = 'a: "{{ vault_a }}"\nb: "{{ vault_b | default(\'\') }}"\nc: "{{ vault_c|default(omit) }}"\n'
     assert inventory_view.vault_references(text) == frozenset({"vault_a"})
 
 
