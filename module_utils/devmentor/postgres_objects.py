@@ -1,14 +1,15 @@
 """Which statements bring a PostgreSQL server's roles, databases and their contents to what is wanted.
 
 Pure: `current` is what the catalogs say, `desired` what the playbook says, the result is a list of statements. A
-statement is a template, with `{}` for identifiers and `%s` for values; the module composes it with psycopg2.sql.
+statement is a template, with `{}` for identifiers and `%s` for values; `postgres_catalogs` reads the catalogs and
+executes the statements.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .postgres import PostgresError, quote_identifier, scram_matches, scram_verifier
@@ -128,6 +129,16 @@ def plan_contents(want: Mapping[str, Any], have: Contents) -> list[Statement]:
     for grant in want["grants"]:
         plan += plan_grant(grant, have.grants.get((grant["object"], grant["name"])))
     return plan
+
+
+def shown_for_new_server(roles: Sequence[Mapping[str, Any]], databases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every statement, as shown in results, for a server that is not there yet (check mode): everything is new."""
+    plan = [("postgres", one) for want in roles for one in plan_role(want, None)]
+    for want in databases:
+        owner = None if want["name"] != "postgres" else want["owner"]
+        plan += [("postgres", one) for one in plan_database(want, owner)]
+        plan += [(want["name"], one) for one in plan_contents(want, Contents())]
+    return [f"{database}: {statement.shown()}" for database, statement in plan]
 
 
 def split_signature(signature: str) -> tuple[str, str, str]:

@@ -1,4 +1,8 @@
-"""The lab that the integration tests share: made once, deployed once, taken down whatever happens."""
+"""The labs of the integration tests, taken down whatever happens.
+
+`hosts` is the inventory's, made and deployed once for all of `test_platform*.py`; `bench` is a small one that each
+`test_lab_*.py` makes for itself (both files: about two minutes).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.lab_bench import THREE, Bench, make, remains
 from tools.runs import ROOT, lab
 
 INVENTORY = Path(os.environ.get("DEVMENTOR_INVENTORY", ROOT / "inventories" / "lab"))
@@ -27,3 +32,16 @@ def hosts(inventory: Path) -> Iterator[Path]:
     yield inventory
     if not KEEP:
         lab(inventory, "down").require()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = make(tmp_path_factory.mktemp("lab") / "inventory", THREE)
+    assert remains(bench.identity) == set()
+    try:
+        bench.lab("up")
+        yield bench
+    finally:
+        bench.lab("down")
+    assert remains(bench.identity) == set()
+    assert not (bench.inventory / "group_vars/all/lab.generated.yml").exists()
