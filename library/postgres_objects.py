@@ -111,7 +111,7 @@ pending_restart:
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.devmentor.postgres import PostgresError
-from ansible.module_utils.devmentor.postgres_catalogs import HAS_PSYCOPG2, Catalogs, ConnectError
+from ansible.module_utils.devmentor.postgres_catalogs import HAS_PSYCOPG2, Catalogs, ConnectError, DriverError
 from ansible.module_utils.devmentor.postgres_objects import shown_for_new_server
 from ansible.module_utils.devmentor.postgres_quorum import acknowledge, seed_quorum
 
@@ -219,8 +219,8 @@ def main():
     )
     try:
         result = run(module)
-    except PostgresError as error:
-        module.fail_json(msg=str(error))
+    except (PostgresError, DriverError) as error:
+        module.fail_json(msg=str(error).strip() or type(error).__name__)
     module.exit_json(**result)
 
 

@@ -30,9 +30,10 @@ try:
 
     HAS_PSYCOPG2 = True
     ConnectError: Any = psycopg2.OperationalError
+    DriverError: Any = psycopg2.Error
 except ImportError:  # a fresh host in check mode
     HAS_PSYCOPG2 = False
-    ConnectError = PostgresError
+    ConnectError = DriverError = PostgresError
 
 SIGNATURE = "n.nspname || '.' || p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')'"
 

@@ -41,8 +41,8 @@ def seed_quorum(catalogs: Catalogs, hosts: Sequence[str], timeout: int) -> None:
             if time.monotonic() > deadline:
                 raise PostgresError(
                     f"Only {sorted(set(streaming))} of the replicas {hosts} stream after {timeout} s, {needed} are "
-                    "needed before commits may wait for them. Look at the replicas' log "
-                    "(/var/log/postgresql/postgresql-17-main.log) and run again."
+                    "needed before commits may wait for them. Look at the replicas' logs in /var/log/postgresql and "
+                    "run again."
                 )
             time.sleep(0.25)
     catalogs.execute("postgres", plan, transaction=False)
