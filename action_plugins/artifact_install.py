@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+
+from module_utils.devmentor.controller_copy import copy
+from module_utils.devmentor.local_facts import held
+
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """ansible.builtin.copy does the transfer: by a temporary file and a rename."""
+    """A host whose local fact says that all is there and verified is not asked."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = {"artifacts": self._task.args["artifacts"]}
+        verified = held(task_vars or {}, "artifacts")
+        if all(verified.get(artifact["path"]) == artifact["sha256"].lower() for artifact in arguments["artifacts"]):
+            return {**result, "changed": False, "missing": []}
         answer = self._execute_module(module_args=arguments, task_vars=task_vars)
         if answer.get("failed") or not answer["missing"] or self._task.check_mode:
             return {**result, **answer}
         for artifact in arguments["artifacts"]:
             if artifact["path"] not in answer["missing"]:
                 continue
-            copied = self.copy(artifact, task_vars)
+            copied = copy(self, artifact["src"], artifact["path"], artifact.get("mode", "0644"), task_vars)
             if copied.get("failed"):
-                return {**result, **copied, "msg": f"{artifact['path']}: {copied.get('msg')}"}
+                return {**result, **copied}
         return {**result, **self._execute_module(module_args={**arguments, "copied": True}, task_vars=task_vars)}
-
-    def copy(self, artifact: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        task = self._task.copy()
-        task.args = {"src": artifact["src"], "dest": artifact["path"], "mode": artifact.get("mode", "0644")}
-        action = self._shared_loader_obj.action_loader.get(
-            "ansible.legacy.copy",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        copied: dict[str, Any] = action.run(task_vars=task_vars)
-        return copied

@@ -59,6 +59,17 @@ options:
     elements: dict
     default: []
     suboptions: *file
+  blocks:
+    description:
+      - Lines to have in a file that is not the platform's, marked as by M(ansible.builtin.blockinfile). A new block
+        comes first; the file is made where it is missing.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Absolute path., type: path, required: true}
+      name: {description: What the marking lines say after C(# BEGIN) and C(# END)., type: str, required: true}
+      content: {description: The lines., type: str, required: true}
   links:
     description: Symbolic links to have.
     type: list
@@ -171,6 +182,14 @@ def main():
             },
             "files": file_entries(secret=False),
             "secret_files": file_entries(secret=True),
+            "blocks": {
+                "type": "list", "elements": "dict", "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "name": {"type": "str", "required": True},
+                    "content": {"type": "str", "required": True},
+                },
+            },
             "links": {
                 "type": "list", "elements": "dict", "default": [],
                 "options": {"path": {"type": "path", "required": True}, "target": {"type": "str", "required": True}},

@@ -8,7 +8,8 @@ short_description: Install a release of a Python service and switch to it
 description:
   - Installs a release offline from the archives of M(wheelhouse), beside the releases that are there, and switches the
     app's C(current) link to it by a rename. The release's entry point is loaded before the switch.
-  - Where the host lacks an archive nothing changes and RV(missing) names it; copy it to C(.store/incoming), call again.
+  - Archives that the host lacks are copied from O(archives) by the action plugin of the same name. Without it nothing
+    changes and RV(missing) names them.
   - Apps of one host share the installed release; the second and third app cost a link.
 options:
   app:
@@ -18,6 +19,7 @@ options:
   id: {description: The release., type: str, required: true}
   deps: {description: Its set of dependencies., type: str, required: true}
   python: {description: The Python version its wheels are for., type: str, required: true}
+  archives: {description: Directory of the archives on the control node., type: path}
   directory: {description: Where releases are., type: path, default: /opt/devmentor}
   keep: {description: Releases of the app to keep the running one included., type: int, default: 3}
   compile_bytecode: {description: Compile every module; else those loaded at the start., type: bool, default: false}
@@ -34,12 +36,13 @@ EXAMPLES = r"""
     id: "{{ wheelhouse.id }}"
     deps: "{{ wheelhouse.deps }}"
     python: "{{ wheelhouse.python }}"
+    archives: "{{ wheelhouse.directory }}"
 """
 
 RETURN = r"""
 id: {description: The release wanted., type: str, returned: success}
-previous: {description: The release before it; empty where there was none., type: str, returned: success}
-missing: {description: Archives that must be copied first., type: list, elements: str, returned: success}
+previous: {description: The release before it; empty where there was none., type: str, returned: when looked at}
+missing: {description: Archives that were not there and not copied., type: list, elements: str, returned: success}
 actions: {description: What was done (would be done in check mode)., type: list, elements: str, returned: success}
 """
 

@@ -5,6 +5,7 @@ What differs is decided in files.py; this is the part that writes.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -23,6 +24,7 @@ from .files import (
     missing_parents,
     parse_mode,
     read_current,
+    with_block,
 )
 
 if TYPE_CHECKING:
@@ -186,11 +188,33 @@ class Files:
                 stream.flush()
                 os.fsync(stream.fileno())
             self.own(temporary, want)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except OSError as error:
+                # A file that is a mount of its own, as containers have /etc/hosts, can only be written in place.
+                if error.errno != errno.EBUSY:
+                    raise
+                with open(path, "wb") as stream:
+                    stream.write(content)
+                os.unlink(temporary)
         except BaseException:
             if os.path.exists(temporary):
                 os.unlink(temporary)
             raise
+
+    def block(self, item: Item) -> tuple[bytes, str, Attributes] | None:
+        """Notes one block if the file's differs. Returns as stage() does; the rest of the file is left as it is."""
+        path = item["path"]
+        have = read_current(path)
+        if have.kind not in ("absent", "file"):
+            raise FilesError(f"{path}: is a {have.kind}, a file is wanted. Move it away and run again.")
+        before = (have.content or b"").decode("utf-8", "surrogateescape")
+        after = with_block(before, item["name"], item["content"], path)
+        if before == after:
+            return None
+        self.note(path, f"block {item['name']}", before, after)
+        content = after.encode("utf-8", "surrogateescape")
+        return None if self.check else (content, path, have.attributes or Attributes("root", "root", 0o644))
 
     def link(self, item: Item) -> None:
         path, have = item["path"], read_current(item["path"], with_content=False)
@@ -228,6 +252,7 @@ class Files:
             self.directory(item)
         staged = [self.stage(item, False) for item in params["files"]]
         staged += [self.stage(item, True) for item in params["secret_files"]]
+        staged += [self.block(item) for item in params["blocks"]]
         for entry in staged:
             if entry:
                 self.put(*entry)

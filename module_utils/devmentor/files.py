@@ -108,3 +108,23 @@ def missing_parents(path: str) -> list[str]:
         missing.append(parent)
         parent = os.path.dirname(parent)
     return missing[::-1]
+
+
+def with_block(text: str, name: str, content: str, path: str) -> str:
+    """`text` with `content` between the lines `# BEGIN name` and `# END name`, as ansible.builtin.blockinfile marks it.
+
+    A block that is there is replaced where it stands, a new one comes first. Raises FilesError where only one of the
+    two lines is there, or either twice: what lies between is not known to be ours.
+    """
+    begin, end = f"# BEGIN {name}", f"# END {name}"
+    block = [begin, *content.splitlines(), end]
+    lines = text.splitlines()
+    counts = lines.count(begin), lines.count(end)
+    if counts == (0, 0):
+        return "\n".join([*block, *lines]) + "\n"
+    if counts != (1, 1) or lines.index(begin) > lines.index(end):
+        raise FilesError(
+            f"{path}: the lines {begin!r} and {end!r} must stand there once each, in this order. Mend or remove "
+            "them and run again."
+        )
+    return "\n".join([*lines[: lines.index(begin)], *block, *lines[lines.index(end) + 1 :]]) + "\n"

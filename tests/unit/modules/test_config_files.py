@@ -94,3 +94,35 @@ def test_bad_mode_is_refused_before_anything_is_written(tmp_path: Path, run_modu
     assert result["failed"]
     assert "not octal" in result["msg"]
     assert list(tmp_path.iterdir()) == []
+
+
+def block(path: Path, *lines: str) -> dict[str, str]:
+    return {"path": str(path), "name": "ours", "content": "\n".join(lines)}
+
+
+def test_a_block_comes_first_is_replaced_where_it_stands_and_leaves_the_rest(tmp_path: Path, run_module: Run) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n")
+    hosts.chmod(0o600)
+    assert run_module("config_files", check=True, blocks=[block(hosts, "a")])["changed"]
+    assert hosts.read_text() == "127.0.0.1 localhost\n"
+    assert run_module("config_files", blocks=[block(hosts, "a")])["changed"]
+    assert hosts.read_text() == "# BEGIN ours\na\n# END ours\n127.0.0.1 localhost\n"
+    hosts.write_text("# mine\n" + hosts.read_text())
+    assert not run_module("config_files", blocks=[block(hosts, "a")])["changed"]
+    result = run_module("config_files", blocks=[block(hosts, "b", "c")])
+    assert result["changed_paths"] == [f"{hosts}: block ours"]
+    assert hosts.read_text() == "# mine\n# BEGIN ours\nb\nc\n# END ours\n127.0.0.1 localhost\n"
+    assert hosts.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "text", ["# BEGIN ours\n", "# END ours\n# BEGIN ours\n", "# BEGIN ours\n# END ours\n# END ours\n"]
+)
+def test_a_block_whose_end_is_not_known_is_refused(tmp_path: Path, run_module: Run, text: str) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(text)
+    result = run_module("config_files", blocks=[block(hosts, "a")])
+    assert result["failed"]
+    assert "'# END ours'" in result["msg"]
+    assert hosts.read_text() == text
