@@ -95,27 +95,6 @@ def slice_units(slices: Iterable[Slice]) -> list[dict[str, str]]:
     return [{"name": f"{part['name']}.slice"} for part in slices]
 
 
-def unmet_minima(
-    resources: Mapping[str, Resources], group_names: Iterable[str], scale: float, cores: float, memory_mib: float
-) -> list[str]:
-    """What the minima of a host's components need beyond the host; one sentence each, empty where they fit."""
-    rows = {name: resources[name] for name in host_components(group_names) if name in resources}
-    cpu = sum(row["cpu_min"] for row in rows.values()) * scale
-    memory = sum(row["memory_min_gib"] for row in rows.values()) * scale
-    names = ", ".join(rows)
-    problems = []
-    if cpu > cores:
-        problems.append(f"{names} need at least {cpu:g} cores, the host has {cores:g}")
-    if memory * 1024 > memory_mib:
-        problems.append(f"{names} need at least {memory:g} GiB of memory, the host has {memory_mib / 1024:.1f} GiB")
-    return problems
-
-
-def unsupported_groups(releases: Mapping[str, list[str]], group_names: Iterable[str], release: str) -> list[str]:
-    """The components of a host that do not run on Debian `release`; `default` holds for those not listed."""
-    return [name for name in host_components(group_names) if release not in releases.get(name, releases["default"])]
-
-
 def hosts_lines(addresses: Mapping[str, str]) -> str:
     """Lines for /etc/hosts from name -> address; names whose address is itself a name are left to DNS."""
     lines = []
@@ -168,6 +147,4 @@ class FilterModule:
             "operator_accounts": operator_accounts,
             "slice_files": slice_files,
             "slice_units": slice_units,
-            "unmet_minima": unmet_minima,
-            "unsupported_groups": unsupported_groups,
         }

@@ -6,8 +6,8 @@ from typing import Any
 
 from .platform_model import GROUP_SIZES, Host
 
-# Debian 13 everywhere; these groups also run on Debian 12, because a GPU vendor's drivers may ask for it.
-DEBIAN_12_GROUPS = frozenset({"qwen", "qwen_standby", "spare"})
+# Debian 13 everywhere; hosts of these groups alone may run Debian 12. Releases of our services are for Python 3.13.
+DEBIAN_12_GROUPS = frozenset({"spare"})
 
 
 def expectations(host: Host) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def expectations(host: Host) -> dict[str, Any]:
                 "memory_gib": round(float(need["memory_min_gib"]) * scale, 3),
             }
             for group, need in (values.get("devmentor_resources") or {}).items()
-            if group in groups
+            if group in groups or (group == "qwen" and "qwen_standby" in groups)
         ],
         "disks": [
             {

@@ -11,8 +11,6 @@ from filter_plugins.base import (
     hosts_lines,
     operator_accounts,
     slice_files,
-    unmet_minima,
-    unsupported_groups,
 )
 
 TABLE = {
@@ -80,20 +78,6 @@ def test_slice_files_are_what_systemd_reads():
     ]
     assert files[0]["content"].splitlines()[1:] == ["[Slice]", "CPUWeight=200", f"MemoryLow={round(0.8 * GIB)}"]
     assert "CPUQuota=40%\nMemoryMax=1717986918\n" in files[1]["content"]
-
-
-def test_minima_that_fit_are_no_problem_and_those_that_do_not_are_named():
-    assert unmet_minima(TABLE, ["qwen", "postgres"], 1.0, 6, 24 * 1024) == []
-    cpu, memory = unmet_minima(TABLE, ["qwen", "postgres"], 1.0, 4, 20 * 1024)
-    assert cpu == "postgres, qwen need at least 6 cores, the host has 4"
-    assert memory == "postgres, qwen need at least 24 GiB of memory, the host has 20.0 GiB"
-
-
-def test_debian_12_carries_only_what_it_can():
-    releases = {"default": ["12", "13"], "postgres": ["13"]}
-    assert unsupported_groups(releases, ["qwen", "postgres"], "12") == ["postgres"]
-    assert unsupported_groups(releases, ["qwen", "postgres"], "13") == []
-    assert unsupported_groups(releases, ["qwen"], "11") == ["qwen"]
 
 
 def test_hosts_lines_name_hosts_by_full_and_short_name_and_leave_names_to_dns():

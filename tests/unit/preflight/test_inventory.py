@@ -284,7 +284,8 @@ def test_what_a_host_must_offer_is_the_sum_of_its_groups() -> None:
 
 
 def test_debian_12_is_for_hosts_of_the_engine_tier_alone() -> None:
-    assert expectations(Host("g", ("qwen",), {}))["debian"] == ["12", "13"]
+    assert expectations(Host("g", ("spare",), {}))["debian"] == ["12", "13"]
+    assert expectations(Host("g", ("qwen", "spare"), {}))["debian"] == ["13"]
     assert expectations(Host("g", ("qwen", "qdrant"), {}))["debian"] == ["13"]
 
 
