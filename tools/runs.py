@@ -28,13 +28,15 @@ class Run:
     seconds: float
 
     def recap(self) -> dict[str, dict[str, int]]:
-        """ansible-playbook's recap: host -> {ok, changed, unreachable, failed, ...}."""
+        """ansible-playbook's recap: host -> {ok, changed, unreachable, failed, ...}. RunError where it has no host."""
         hosts: dict[str, dict[str, int]] = {}
-        for line in self.output.split("PLAY RECAP", 1)[-1].splitlines():
+        for line in self.output.partition("PLAY RECAP")[2].splitlines():
             found = re.match(r"^(\S+)\s+: (ok=.*)$", line)
             if found:
                 pairs = (part.split("=") for part in found[2].split())
                 hosts[found[1]] = {name: int(count) for name, count in pairs}
+        if not hosts:
+            raise RunError(f"{' '.join(self.command)} exited with {self.status} without a recap:\n{self.tail()}")
         return hosts
 
     def changed(self) -> dict[str, int]:
@@ -51,25 +53,33 @@ class Run:
         return self
 
 
+def environment(**more: str) -> dict[str, str]:
+    """A child's environment: the control node's tools on PATH, the project's settings, output without colours."""
+    values = {
+        **os.environ,
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
+    # The recap is read back, and forced colours go before ANSIBLE_NOCOLOR.
+    values.pop("ANSIBLE_FORCE_COLOR", None)
+    # Every task of a playbook is a new process: without compiled plugins each compiles them again.
+    values.pop("PYTHONDONTWRITEBYTECODE", None)
+    return values
+
+
 def run(*command: str, timeout: float = 3600, show: bool = False, env: dict[str, str] | None = None) -> Run:
     """Runs a command from the repository's root with the control node's tools on PATH.
 
     show: pass the output on to the terminal while it comes. timeout in seconds; past it the command is killed and
     RunError raised.
     """
-    environment = {
-        **os.environ,
-        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "PYTHONUNBUFFERED": "1",
-        **(env or {}),
-    }
-    # Every task of a playbook is a new process: without compiled plugins each compiles them again.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace",
+        command, cwd=ROOT, env=environment(**(env or {})),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     lines = []
     assert process.stdout is not None
