@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def main() -> int:
     parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"))
     arguments = parser.parse_args()
     inventory: Path = arguments.inventory
+    # What runs is in a session of its own: a closed terminal or `kill` ends it only by way of this process.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     seconds: dict[str, float] = {}
     try:
         for name, step in (
@@ -60,6 +65,9 @@ def main() -> int:
     except (RunError, ask.AskError) as error:
         print(f"make lab: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make lab: interrupted; run it again to go on, or `make lab-down`", file=sys.stderr)
+        return 130
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value)
     print(f"\n=== times: {times}; load {load_average()}. `make lab-down` removes everything.")
     return 0

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a command has to end itself after Ctrl-C before it is killed.
+INTERRUPT_SECONDS = 10.0
 
 
 class RunError(Exception):
@@ -73,30 +80,64 @@ def environment(**more: str) -> dict[str, str]:
 def run(*command: str, timeout: float = 3600, show: bool = False, env: dict[str, str] | None = None) -> Run:
     """Runs a command from the repository's root with the control node's tools on PATH.
 
-    show: pass the output on to the terminal while it comes. timeout in seconds; past it the command is killed and
-    RunError raised.
+    show: pass the output on to the terminal while it comes. timeout in seconds; past it the command and every process
+    that it started are killed and RunError raised.
     """
     began = time.monotonic()
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(**(env or {})),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    lines = []
-    assert process.stdout is not None
+    texts: list[str] = []
+    ended = False
     try:
-        for line in process.stdout:
-            lines.append(line)
+        for text in _output(process, began + timeout):
+            texts.append(text)
             if show:
-                sys.stdout.write(line)
+                sys.stdout.write(text)
                 sys.stdout.flush()
-            if time.monotonic() - began > timeout:
-                raise RunError(f"{' '.join(command)} ran past {timeout:.0f} s:\n{''.join(lines[-60:])}")
-        status = process.wait(timeout=30)
+        # A command may close its output and go on.
+        status = process.wait(timeout=max(0.0, began + timeout - time.monotonic()))
+        ended = True
+    except (TimeoutError, subprocess.TimeoutExpired):
+        last = "".join(texts).splitlines()[-60:]
+        raise RunError("\n".join([f"{' '.join(command)} ran past {timeout:.0f} s:", *last])) from None
+    except KeyboardInterrupt:
+        # The terminal's Ctrl-C does not reach another session: hand it on, and give the command time to end itself.
+        _signal(process, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=INTERRUPT_SECONDS)
+        raise
     finally:
-        if process.poll() is None:
-            process.kill()
+        if not ended:
+            _signal(process, signal.SIGKILL)
             process.wait()
-    return Run(list(command), status, "".join(lines), time.monotonic() - began)
+        assert process.stdout is not None
+        process.stdout.close()
+    return Run(list(command), status, "".join(texts), time.monotonic() - began)
+
+
+def _output(process: subprocess.Popen[bytes], deadline: float) -> Iterator[str]:
+    """What the process and its children write, as it comes, until all of them closed it; TimeoutError at the deadline.
+
+    Not line by line: a child that writes nothing, or half a line, must not keep the deadline from being looked at.
+    """
+    assert process.stdout is not None
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            raise TimeoutError
+        chunk = os.read(process.stdout.fileno(), 65536)
+        yield decoder.decode(chunk, final=not chunk)
+        if not chunk:
+            return
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """To the process and all its children that have not made a session of their own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def playbook(name: str, inventory: Path, *arguments: str, timeout: float = 3600, show: bool = False) -> Run:
