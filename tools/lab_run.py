@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tools import ask
-from tools.inventory_vars import Inventory
+from tools.inventory_vars import Inventory, InventoryError
 from tools.runs import ROOT, Run, RunError, lab, load_average, playbook, record, run
 
 RESULTS = ROOT / ".cache" / "lab-run.json"
@@ -62,7 +62,7 @@ def main() -> int:
         reader = Inventory(inventory)
         print(ask.render(ask.run(reader, ask.DEFAULT_QUESTION)))
         print("\n=== where to look\n" + where_to_look(reader))
-    except (RunError, ask.AskError) as error:
+    except (RunError, ask.AskError, InventoryError) as error:
         print(f"make lab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
