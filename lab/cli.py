@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab import disk, faults, floor, machine
 from lab.cache import prune
-from lab.errors import LabError
+from lab.errors import HostStateError, LabError
 from lab.inventory import LAYERS, SUITES, read_inventory
 from lab.lifecycle import Lab, known_labs, remove_lab
 
@@ -200,7 +200,10 @@ def _fill(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _floor(lab: Lab, options: argparse.Namespace) -> int:
-    result = floor.measure([host for host in lab.hosts(options.limit) if host.powered], lab.progress)
+    powered = [host for host in lab.hosts(options.limit) if host.powered]
+    if not powered:
+        raise HostStateError("no host is running, so there is nothing to measure", "python -m lab up --bare")
+    result = floor.measure(powered, lab.progress)
     for name, figures in result.hosts.items():
         print(f"{name:<16}{figures.seconds:.1f} s  {figures.installed} packages")
     print(f"floor           {result.seconds:.1f} s")
