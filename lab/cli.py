@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lab import disk, faults, floor, machine
-from lab.cache import prune
+from lab.cache import cache_in_use, prune
 from lab.errors import HostStateError, LabError
 from lab.inventory import LAYERS, SUITES, read_inventory
 from lab.lifecycle import Lab, known_labs, remove_lab
@@ -232,7 +232,8 @@ def _console(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _bake(lab: Lab, options: argparse.Namespace) -> int:
-    print(lab.layers(options.suite, "baked")[0])
+    with cache_in_use():  # or prune takes a layer in the making for one that nobody uses
+        print(lab.layers(options.suite, "baked")[0])
     return 0
 
 
