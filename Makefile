@@ -70,7 +70,7 @@ molecule: venv ## every role's scenario on real hosts
 molecule-short: venv ## the scenarios that fit CI
 	@tools/molecule.sh $(MOLECULE_SHORT)
 
-integration: venv ## the lab, the site, verify, second run, bad input, interruptions; takes the lab down
+integration: venv ## the lab, the site, verify, second run, a lost host, bad input; takes the lab down
 	@pytest tests/integration
 
 test: lint unit syntax molecule-short integration ## everything CI runs
@@ -78,7 +78,7 @@ test: lint unit syntax molecule-short integration ## everything CI runs
 docs: venv ## generated tables in docs/ and the roles' READMEs
 	@python -m tools.docs
 
-bench-deploy: venv ## deployment times beside the floor, writes docs/bench/deploy.json
+bench-deploy: venv ## deployment times beside the floor, writes .cache/bench/deploy.json
 	@pytest -s tests/integration/test_platform.py -k deploy
 
 chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then converging

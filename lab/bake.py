@@ -106,7 +106,7 @@ class Layer:
         return [self.path / "upper", *(path / "upper" for path in self.below)]
 
 
-def _read_layer(path: Path) -> Layer | None:
+def read_layer(path: Path) -> Layer | None:
     meta = path / "layer.json"
     if not meta.exists():
         return None
@@ -128,15 +128,15 @@ def ensure_layer(suite: str, rootfs: Path, progress: Progress, packages: Iterabl
     digest = hashlib.sha256("\0".join([rootfs.name, SCRIPT, *wanted]).encode()).hexdigest()[:12]
     folder = CACHE / "baked" / rootfs.name
     target = folder / digest
-    if cached := _read_layer(target):
+    if cached := read_layer(target):
         return cached.stack
     with locked(folder / "lock"):
-        if cached := _read_layer(target):
+        if cached := read_layer(target):
             return cached.stack
-        known = filter(None, (_read_layer(path) for path in folder.iterdir() if path.is_dir()))
+        known = filter(None, (read_layer(path) for path in folder.iterdir() if path.suffix != ".partial"))
         base = best_base(known, wanted)
         _bake(suite, rootfs, target, wanted, base, progress)
-        made = _read_layer(target)
+        made = read_layer(target)
         if made is None:
             raise AssertionError(f"{target} was baked without a description")
         return made.stack

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.bake import read_layer
 from lab.state import CACHE, locked, state_root
 
 _LOCK = CACHE / "use.lock"
+_REMOVED = CACHE / "removed"
 
 
 @contextmanager
@@ -33,12 +35,23 @@ def used_layers() -> set[Path]:
 
 def prune() -> list[Path]:
     """Remove root file systems and layers that no lab uses; returns them."""
-    removed = []
     with locked(_LOCK):
+        if _REMOVED.exists():  # what an interrupted prune left
+            shutil.rmtree(_REMOVED)
         used = used_layers()
         layers = [path for path in CACHE.glob("baked/*/*") if path.is_dir() and path / "upper" not in used]
         rootfs = [path for path in CACHE.glob("rootfs/*") if path.is_dir() and path not in used]
-        for path in [*layers, *rootfs]:
-            shutil.rmtree(path)
-            removed.append(path)
-    return removed
+        # Whatever moment this ends at, what is still there stands on something: the topmost goes first.
+        unused = [*sorted(layers, key=_height, reverse=True), *rootfs]
+        for number, path in enumerate(unused):
+            # A directory that is there counts as whole: it goes in one step, its content afterwards.
+            _REMOVED.mkdir(exist_ok=True)
+            path.rename(_REMOVED / str(number))
+        if unused:
+            shutil.rmtree(_REMOVED)
+    return unused
+
+
+def _height(path: Path) -> int:
+    layer = read_layer(path)
+    return len(layer.below) if layer else 0

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lab import disk, faults, floor, machine
-from lab.cache import prune
-from lab.errors import LabError
+from lab.cache import cache_in_use, prune
+from lab.errors import HostStateError, LabError
 from lab.inventory import LAYERS, SUITES, read_inventory
 from lab.lifecycle import Lab, known_labs, remove_lab
 
@@ -200,7 +200,10 @@ def _fill(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _floor(lab: Lab, options: argparse.Namespace) -> int:
-    result = floor.measure([host for host in lab.hosts(options.limit) if host.powered], lab.progress)
+    powered = [host for host in lab.hosts(options.limit) if host.powered]
+    if not powered:
+        raise HostStateError("no host is running, so there is nothing to measure", "python -m lab up --bare")
+    result = floor.measure(powered, lab.progress)
     for name, figures in result.hosts.items():
         print(f"{name:<16}{figures.seconds:.1f} s  {figures.installed} packages")
     print(f"floor           {result.seconds:.1f} s")
@@ -229,7 +232,8 @@ def _console(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _bake(lab: Lab, options: argparse.Namespace) -> int:
-    print(lab.layers(options.suite, "baked")[0])
+    with cache_in_use():  # or prune takes a layer in the making for one that nobody uses
+        print(lab.layers(options.suite, "baked")[0])
     return 0
 
 

@@ -31,11 +31,15 @@ def open_files(host: Host, path: str) -> list[str]:
     """Programs of the host that have a file below `path` open, which would stay on the old disk."""
     found = set()
     for pid in host.group.processes():
-        with suppress(OSError):
-            for link in [*Path(f"/proc/{pid}/fd").iterdir(), Path(f"/proc/{pid}/cwd")]:
+        process = Path(f"/proc/{pid}")
+        links = [process / "cwd"]
+        with suppress(OSError):  # the process may be gone
+            links += (process / "fd").iterdir()
+        for link in links:
+            with suppress(OSError):  # or this one file closed: the others still count
                 target = str(link.readlink())
                 if target == path or target.startswith(f"{path}/"):
-                    found.add(Path(f"/proc/{pid}/comm").read_text().strip())
+                    found.add((process / "comm").read_text().strip())
     return sorted(found)
 
 

@@ -82,9 +82,10 @@ class Lab:
         record = load_record(self.layout) or LabRecord(str(self.inventory.file))
         for name in [name for name in record.hosts if name not in self.inventory.hosts]:
             # A host that left the inventory is destroyed, as one whose machine was given back.
-            orphan = self._host(HostSpec(name), record)
             self.progress.say(f"{name} is no longer in the inventory: removing it")
-            orphan.destroy()
+            # Without a network's number `up` ended before any host was started or had a disk.
+            if record.network is not None:
+                self._host(HostSpec(name), record).destroy()
             del record.hosts[name]
         for name in self.inventory.hosts:
             if name not in record.hosts:

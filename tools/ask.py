@@ -60,8 +60,9 @@ class Client:
             )
             answer = connection.getresponse()
             text = answer.read()
-        except OSError as error:
-            raise AskError(f"{method} https://{self.host}:{self.port}{path}: {error}") from error
+        # A host that is killed in the middle of its answer is no OSError but an answer that is not whole.
+        except (OSError, http.client.HTTPException) as error:
+            raise AskError(f"{method} https://{self.host}:{self.port}{path}: {error!r}") from error
         finally:
             connection.close()
         seconds = time.monotonic() - began

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from tools import ask
-from tools.inventory_vars import Inventory
+from tools.inventory_vars import Inventory, InventoryError
 from tools.runs import ROOT, Run, RunError, lab, load_average, playbook, record, run
 
 RESULTS = ROOT / ".cache" / "lab-run.json"
@@ -40,6 +41,10 @@ def main() -> int:
     parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"))
     arguments = parser.parse_args()
     inventory: Path = arguments.inventory
+    # What runs is in a session of its own: a closed terminal or `kill` ends it only by way of this process.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     seconds: dict[str, float] = {}
     try:
         for name, step in (
@@ -57,9 +62,12 @@ def main() -> int:
         reader = Inventory(inventory)
         print(ask.render(ask.run(reader, ask.DEFAULT_QUESTION)))
         print("\n=== where to look\n" + where_to_look(reader))
-    except (RunError, ask.AskError) as error:
+    except (RunError, ask.AskError, InventoryError) as error:
         print(f"make lab: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make lab: interrupted; run it again to go on, or `make lab-down`", file=sys.stderr)
+        return 130
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value)
     print(f"\n=== times: {times}; load {load_average()}. `make lab-down` removes everything.")
     return 0

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a command has to end itself after Ctrl-C before it is killed.
+INTERRUPT_SECONDS = 10.0
 
 
 class RunError(Exception):
@@ -28,13 +35,15 @@ class Run:
     seconds: float
 
     def recap(self) -> dict[str, dict[str, int]]:
-        """ansible-playbook's recap: host -> {ok, changed, unreachable, failed, ...}."""
+        """ansible-playbook's recap: host -> {ok, changed, unreachable, failed, ...}. RunError where it has no host."""
         hosts: dict[str, dict[str, int]] = {}
-        for line in self.output.split("PLAY RECAP", 1)[-1].splitlines():
+        for line in self.output.partition("PLAY RECAP")[2].splitlines():
             found = re.match(r"^(\S+)\s+: (ok=.*)$", line)
             if found:
                 pairs = (part.split("=") for part in found[2].split())
                 hosts[found[1]] = {name: int(count) for name, count in pairs}
+        if not hosts:
+            raise RunError(f"{' '.join(self.command)} exited with {self.status} without a recap:\n{self.tail()}")
         return hosts
 
     def changed(self) -> dict[str, int]:
@@ -51,42 +60,84 @@ class Run:
         return self
 
 
-def run(*command: str, timeout: float = 3600, show: bool = False, env: dict[str, str] | None = None) -> Run:
-    """Runs a command from the repository's root with the control node's tools on PATH.
-
-    show: pass the output on to the terminal while it comes. timeout in seconds; past it the command is killed and
-    RunError raised.
-    """
-    environment = {
+def environment(**more: str) -> dict[str, str]:
+    """A child's environment: the control node's tools on PATH, the project's settings, output without colours."""
+    values = {
         **os.environ,
         "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
         "PYTHONUNBUFFERED": "1",
-        **(env or {}),
+        **more,
     }
+    # The recap is read back, and forced colours go before ANSIBLE_NOCOLOR.
+    values.pop("ANSIBLE_FORCE_COLOR", None)
     # Every task of a playbook is a new process: without compiled plugins each compiles them again.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    values.pop("PYTHONDONTWRITEBYTECODE", None)
+    return values
+
+
+def run(*command: str, timeout: float = 3600, show: bool = False, env: dict[str, str] | None = None) -> Run:
+    """Runs a command from the repository's root with the control node's tools on PATH.
+
+    show: pass the output on to the terminal while it comes. timeout in seconds; past it the command and every process
+    that it started are killed and RunError raised.
+    """
     began = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace",
+        command, cwd=ROOT, env=environment(**(env or {})),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    lines = []
-    assert process.stdout is not None
+    texts: list[str] = []
+    ended = False
     try:
-        for line in process.stdout:
-            lines.append(line)
+        for text in _output(process, began + timeout):
+            texts.append(text)
             if show:
-                sys.stdout.write(line)
+                sys.stdout.write(text)
                 sys.stdout.flush()
-            if time.monotonic() - began > timeout:
-                raise RunError(f"{' '.join(command)} ran past {timeout:.0f} s:\n{''.join(lines[-60:])}")
-        status = process.wait(timeout=30)
+        # A command may close its output and go on.
+        status = process.wait(timeout=max(0.0, began + timeout - time.monotonic()))
+        ended = True
+    except (TimeoutError, subprocess.TimeoutExpired):
+        last = "".join(texts).splitlines()[-60:]
+        raise RunError("\n".join([f"{' '.join(command)} ran past {timeout:.0f} s:", *last])) from None
+    except KeyboardInterrupt:
+        # The terminal's Ctrl-C does not reach another session: hand it on, and give the command time to end itself.
+        _signal(process, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=INTERRUPT_SECONDS)
+        raise
     finally:
-        if process.poll() is None:
-            process.kill()
+        if not ended:
+            _signal(process, signal.SIGKILL)
             process.wait()
-    return Run(list(command), status, "".join(lines), time.monotonic() - began)
+        assert process.stdout is not None
+        process.stdout.close()
+    return Run(list(command), status, "".join(texts), time.monotonic() - began)
+
+
+def _output(process: subprocess.Popen[bytes], deadline: float) -> Iterator[str]:
+    """What the process and its children write, as it comes, until all of them closed it; TimeoutError at the deadline.
+
+    Not line by line: a child that writes nothing, or half a line, must not keep the deadline from being looked at.
+    """
+    assert process.stdout is not None
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            raise TimeoutError
+        chunk = os.read(process.stdout.fileno(), 65536)
+        yield decoder.decode(chunk, final=not chunk)
+        if not chunk:
+            return
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """To the process and all its children that have not made a session of their own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def playbook(name: str, inventory: Path, *arguments: str, timeout: float = 3600, show: bool = False) -> Run:
