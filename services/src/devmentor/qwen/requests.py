@@ -137,11 +137,12 @@ def _check_message(number: int, message: Any) -> None:
     where = f"messages.{number}"
     if not isinstance(message, dict):
         _refuse(where, "an object is expected")
-    if message.get("role") not in _ROLES:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
         _refuse(f"{where}.role", f"one of {', '.join(sorted(_ROLES))} is expected")
     content = message.get("content")
     if content is None:
-        if message["role"] != "assistant":
+        if role != "assistant":
             _refuse(f"{where}.content", "only an assistant's message may have none")
     elif not isinstance(content, str | list):
         _refuse(f"{where}.content", "a string or a list of parts is expected")
