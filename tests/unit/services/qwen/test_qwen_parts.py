@@ -191,6 +191,30 @@ def test_half_open_lets_one_request_probe() -> None:
     assert (breaker.state, breaker.allow()) == (State.CLOSED, True)
 
 
+def test_a_stream_is_judged_at_its_end() -> None:
+    clock = Clock()
+    breaker = Breaker("s", errors=2, open_s=30, clock=clock)
+    for _ in range(2):
+        assert breaker.allow()
+        breaker.began()
+        breaker.error()
+    assert breaker.state is State.OPEN
+    clock.now += 30
+    assert breaker.allow()
+    breaker.began()
+    assert breaker.allow(), "a probe that streams holds nobody up"
+    breaker.error()
+    assert breaker.state is State.OPEN, "the errors before the probe still count"
+    breaker.began()
+    assert not breaker.allow(), "a stream from before says nothing"
+    clock.now += 30
+    assert breaker.allow()
+    breaker.began()
+    breaker.success()
+    breaker.error()
+    assert breaker.state is State.CLOSED
+
+
 # -- context ---------------------------------------------------------------------------------------------------------
 
 USER = [{"role": "user", "content": "question"}]
