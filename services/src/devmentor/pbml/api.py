@@ -1,6 +1,7 @@
 """The HTTP API: accept, say how far, forget, and fetch context."""
 
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from devmentor.common import names
 from devmentor.common.auth import TenantKeys
 from devmentor.common.errors import ApiError, invalid, unavailable
 from devmentor.common.health import Check, Readiness
@@ -24,7 +26,7 @@ from devmentor.pbml.context import ContextService, context_version
 from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
-from devmentor.pbml.models import ContextRequest, DocumentRequest, TurnRequest, watermark
+from devmentor.pbml.models import ContextRequest, DocumentRequest, TurnRequest, storable, watermark
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import acceptance, generations, idempotency, ledger, operations
 from devmentor.pbml.store.acceptance import Accepted
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 ACCEPTED = Counter("pbml_accepted", "Acknowledged items", ["kind", "durability"])
 ACCEPTED_BYTES = Counter("pbml_accepted_bytes", "Acknowledged text", ["kind"])
 REPLAYED = Counter("pbml_replayed", "Requests answered again by their Idempotency-Key")
+
+_CONVERSATION_ID = re.compile(names.CONVERSATION_ID)
 
 R = TypeVar("R", bound=BaseModel)
 Accept = Callable[[Connection], Awaitable[Accepted]]
@@ -97,7 +101,7 @@ class Service:
     async def delete_document(self, request: Request) -> JSONResponse:
         """202: gone for readers from now on; the job removes what is left of it."""
         tenant = self.keys.authenticate(request).name
-        document_id = request.path_params["document_id"]
+        document_id = _document_id(request)
 
         async def accept(c: Connection) -> Accepted:
             accepted = await acceptance.accept_deletion(c, tenant, document_id)
@@ -110,8 +114,9 @@ class Service:
     async def get_document(self, request: Request) -> JSONResponse:
         """How far the newest version is, and which version is live."""
         tenant = self.keys.authenticate(request).name
+        document_id = _document_id(request)
         async with _mapped(), self.database.read() as c:
-            row = await ledger.document_status(c, tenant, request.path_params["document_id"])
+            row = await ledger.document_status(c, tenant, document_id)
         if row is None:
             raise _no_document()
         times = {name: row.pop(name) for name in ("received_at", "embedded_at", "indexed_at", "live_at")}
@@ -138,8 +143,12 @@ class Service:
     async def get_context_version(self, request: Request) -> JSONResponse:
         """The context_version that a fetch without a watermark would have now, without the fetch."""
         tenant = self.keys.authenticate(request).name
+        conversation = request.query_params.get("conversation_id")
+        if conversation is not None and not _CONVERSATION_ID.fullmatch(conversation):
+            message = f"conversation_id: a name like {names.CONVERSATION_ID} is expected"
+            raise ApiError(400, "invalid_value", message, param="conversation_id")
         async with _mapped(), self.database.read() as c:
-            versions = await generations.current(c, tenant, request.query_params.get("conversation_id"))
+            versions = await generations.current(c, tenant, conversation)
         return JSONResponse({"context_version": context_version(*versions, [])})
 
     # -- acceptance ---------------------------------------------------------------------------
@@ -258,6 +267,15 @@ async def _mapped() -> AsyncIterator[None]:
         raise unavailable(
             "outcome_unknown", "not acknowledged: send it again, with the same Idempotency-Key to write it once"
         ) from error
+
+
+def _document_id(request: Request) -> str:
+    """The path's document, a client's or a turn's; ApiError 400 where it can be none."""
+    name: str = request.path_params["document_id"]
+    try:
+        return storable(name)
+    except ValueError as error:
+        raise ApiError(400, "invalid_value", f"document_id: {error}", param="document_id") from None
 
 
 def _no_document() -> ApiError:

@@ -113,6 +113,10 @@ class BatchManager:
                 item.result.set_exception(error)
                 continue
             try:
-                item.result.set_result((await self._embed([item.text]))[0])
+                vector = (await self._embed([item.text]))[0]
             except Exception as own:
-                item.result.set_exception(own)
+                if not item.result.done():
+                    item.result.set_exception(own)
+            else:
+                if not item.result.done():  # its caller may have left during the call
+                    item.result.set_result(vector)

@@ -1,6 +1,7 @@
 """Client of OpenAI-style /v1/embeddings endpoints: a list of them, the next one where one fails."""
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -132,13 +133,24 @@ class Embedder:
                     CALLS.labels("refused").inc()
                     raise TextRefused(f"{url} answered {answer.status}: {said}")
                 raise aiohttp.ClientPayloadError(f"status {answer.status}: {said}")
-            data = (await answer.json(content_type=None))["data"]
+            raw = await answer.read()
+        try:
+            return self._vectors(raw, len(texts))
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            # An endpoint that talks nonsense is as good as away.
+            raise aiohttp.ClientPayloadError(f"answer not understood: {type(error).__name__}: {error}") from error
+
+    def _vectors(self, raw: bytes, count: int) -> list[Vector]:
+        data = json.loads(raw)["data"]
         vectors = [item["embedding"] for item in sorted(data, key=lambda item: item["index"])]
-        if len(vectors) != len(texts) or any(len(vector) != self.dimensions for vector in vectors):
-            raise aiohttp.ClientPayloadError(
-                f"{len(texts)} vectors of {self.dimensions} dimensions expected, got {[len(v) for v in vectors][:4]}"
+        if len(vectors) != count or any(len(vector) != self.dimensions for vector in vectors):
+            raise ValueError(
+                f"{count} vectors of {self.dimensions} dimensions expected, got {[len(v) for v in vectors][:4]}"
             )
-        return [_unit(vector) for vector in vectors]
+        units = [_unit(vector) for vector in vectors]
+        if not all(math.isfinite(value) for unit in units for value in unit):
+            raise ValueError("a vector is not of finite numbers")
+        return units
 
 
 def _unit(vector: Sequence[float]) -> Vector:

@@ -28,6 +28,8 @@ Hit = tuple[str, int, int, float]
 
 _NAMESPACE = uuid.UUID("6f1f6f5e-7c0b-5c53-9a86-5d2f3a1c7b11")
 _UPSERT_BATCH = 256
+_REFUSED = (400, 422)
+"""The request itself is wrong. Anything else, a key that was rotated or a missing collection say, may pass."""
 
 
 class IndexUnavailable(Exception):
@@ -97,7 +99,7 @@ class Index:
             except (ResponseHandlingException, httpx.HTTPError, OSError) as error:
                 failures.append(f"{type(error).__name__}: {error}")
             except UnexpectedResponse as error:
-                if error.status_code is not None and error.status_code < 500 and error.status_code != 429:
+                if error.status_code in _REFUSED:
                     raise
                 failures.append(f"status {error.status_code}: {error.content[:200]!r}")
             FAILURES.labels(operation).inc()

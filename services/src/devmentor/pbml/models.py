@@ -1,11 +1,14 @@
 """Requests of the API. Everything has a limit; unknown fields are refused."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from devmentor.common import names
 
-def _storable(text: str) -> str:
+
+def storable(text: str) -> str:
     """What UTF-8 and PostgreSQL can hold."""
     if "\x00" in text:
         raise ValueError("the character NUL can not be stored")
@@ -16,11 +19,20 @@ def _storable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-DocumentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}$")]
-ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,126}$")]
-Watermark = Annotated[str, StringConstraints(pattern=r"^pg:[0-9]{1,18}$")]
-Scalar = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_storable)] | bool | int | float
+def _finite(value: str | bool | float) -> str | bool | float:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("JSON has no NaN and no infinity")
+    return value
+
+
+Text = Annotated[str, AfterValidator(storable)]
+DocumentId = Annotated[str, StringConstraints(pattern=names.DOCUMENT_ID)]
+ConversationId = Annotated[str, StringConstraints(pattern=names.CONVERSATION_ID)]
+Watermark = Annotated[str, StringConstraints(pattern=names.WATERMARK)]
+Scalar = Annotated[
+    Annotated[str, StringConstraints(max_length=1024), AfterValidator(storable)] | bool | int | float,
+    AfterValidator(_finite),
+]
 
 
 class _Request(BaseModel):

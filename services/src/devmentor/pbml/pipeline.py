@@ -111,7 +111,7 @@ class Pipeline:
         CHUNKS.inc(len(vectors))
 
     async def _publish(self, v: Version) -> bool:
-        """embedded -> indexed -> live, or only the first of the two where a newer version was faster."""
+        """embedded -> indexed -> live. False where a newer version or a deletion was faster."""
         start = time.monotonic()
 
         async def work(c: Connection) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,8 +33,10 @@ FAILED = Gauge("pbml_failed_versions", "Versions that were given up, with their 
 WORKERS = Gauge("pbml_workers_alive", "Workers with a heartbeat in the last 30 s")
 RESTARTS = Counter("pbml_worker_loop_restarts", "Times that the job loop ended by an error and was started again")
 STALLED = Counter("pbml_stalled_jobs", "Jobs of lost workers that were queued again")
+LOST = Counter("pbml_lost_jobs", "Jobs whose end was not written, queued again")
 
 _WATCH_EVERY_S = 5.0
+_REQUEUE_S = 10.0
 _STALLED_AFTER_S = 30.0
 _STUCK_AFTER_S = 60.0
 _FORGET_EVERY_S = 3600.0
@@ -61,6 +63,9 @@ class Worker:
         self._app = jobs.create(procrastinate.PsycopgConnector())
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=self._retry)(self._process)
         self._running = False
+        self._worker_id: int | None = None
+        self._under_way: set[int] = set()
+        self._suspects: set[tuple[int, int]] = set()
         self._watched_at = time.monotonic()
 
     @property
@@ -93,6 +98,15 @@ class Worker:
         await self.embedder.close()
         await self.index.close()
         await self.database.close()
+
+    async def _note(self, process: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
+        """procrastinate's middleware: which jobs run here, and under which worker's id."""
+        self._worker_id = worker.worker_id
+        self._under_way.add(context.job.id)
+        try:
+            return await process()
+        finally:
+            self._under_way.discard(context.job.id)
 
     async def _process(self, context: Any, tenant: str, document_id: str, version: int) -> None:
         try:
@@ -128,6 +142,7 @@ class Worker:
                     shutdown_graceful_timeout=self._s.shutdown_grace_s,
                     stalled_worker_timeout=_STALLED_AFTER_S,
                     delete_jobs="successful",
+                    worker_middleware=[self._note],
                 )
             except Exception as error:
                 log.warning("job loop ended", extra={"reason": f"{type(error).__name__}: {error}"[:300]})
@@ -141,8 +156,11 @@ class Worker:
         """Queue the jobs of lost workers again, forget old keys, measure the queue."""
         forget_at = time.monotonic()
         while True:
-            with contextlib.suppress(DatabaseUnavailable, OutcomeUnknown, ConnectorException):
-                await self._requeue_stalled()
+            with contextlib.suppress(DatabaseUnavailable, OutcomeUnknown, ConnectorException, TimeoutError):
+                # A row that a hung commit holds must not hold the watch as well.
+                async with asyncio.timeout(_REQUEUE_S):
+                    await self._requeue_stalled()
+                    await self._requeue_lost()
                 if time.monotonic() >= forget_at:
                     await self.database.write(lambda c: idempotency.forget_keys(c, self._s.idempotency_hours))
                     forget_at = time.monotonic() + _FORGET_EVERY_S
@@ -158,6 +176,25 @@ class Worker:
                 await manager.retry_job(job)
                 STALLED.inc()
                 log.warning("stalled job queued again", extra={"job": job.id, "lock": job.lock})
+
+    async def _requeue_lost(self) -> None:
+        """Queue jobs again that are ours by the queue's word and do not run here, seen so twice in a row.
+
+        procrastinate writes a job's end once. Where that write is lost, the job stays "doing" under a live worker, and
+        its lock holds up every later version of the document. The pipeline bears a job that runs once more.
+        """
+        if self._worker_id is None:
+            return
+        manager = self._app.job_manager
+        listed = await manager.list_jobs_async(queue=jobs.QUEUE, status="doing", worker_id=self._worker_id)
+        idle = {(job.id, job.attempts): job for job in listed if job.id not in self._under_way}
+        for job in [job for key, job in idle.items() if key in self._suspects]:
+            # Its end may have been written by now after all; then there is nothing to retry.
+            with contextlib.suppress(ConnectorException):
+                await manager.retry_job(job)
+                LOST.inc()
+                log.warning("job whose end was not written queued again", extra={"job": job.id, "lock": job.lock})
+        self._suspects = set(idle)
 
     async def _measure(self) -> None:
         async with self.database.read() as c:

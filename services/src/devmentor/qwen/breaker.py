@@ -20,7 +20,7 @@ class State(IntEnum):
 
 
 class Breaker:
-    """One engine's breaker. After an `allow()` that said yes comes one of `success`, `error` and `abandon`."""
+    """One engine's breaker. After an `allow()` that said yes comes one of `success`, `error`, `abandon` and `began`."""
 
     def __init__(self, name: str, *, errors: int, open_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = errors
@@ -60,6 +60,15 @@ class Breaker:
         self._errors = 0
         self._probing = False
         self._set(State.CLOSED)
+
+    def began(self) -> None:
+        """A stream has its first event, and its end comes as `success` or `error`, or not at all.
+
+        Others need not wait for a probe's end, but the errors before it still count: the next one opens again.
+        """
+        if self._state is State.HALF_OPEN:
+            self._probing = False
+            self._set(State.CLOSED)
 
     def error(self) -> None:
         """The engine did not answer, or said that it is broken."""

@@ -11,7 +11,6 @@ request sees of it.
 import asyncio
 import json
 import logging
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from valkey.asyncio import BlockingConnectionPool, Valkey
-from valkey.asyncio.connection import SSLConnection
+from valkey.asyncio.connection import Connection
 from valkey.exceptions import ValkeyError
 
+from devmentor.common.tls import client_context
 from devmentor.qwen import metrics, rendezvous
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,21 @@ class NodeTls:
     key: Path
 
 
+class _TlsConnection(Connection):  # type: ignore[misc] # untyped for mypy: follow_imports = skip
+    """valkey-py's own TLS trusts the system's CAs beside the given one."""
+
+    def __init__(self, *, tls: NodeTls, **options: Any) -> None:
+        self._tls = tls
+        super().__init__(**options)
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        # Read at each connect, so that a renewed certificate is taken up.
+        return {
+            **super()._connection_arguments(),
+            "ssl": client_context(self._tls.ca, self._tls.cert, self._tls.key),
+        }
+
+
 class L2:
     """Independent Valkey nodes; rendezvous hashing says which one has a key."""
 
@@ -163,15 +178,7 @@ class L2:
             "password": password or None,
         }
         if tls is not None:
-            options |= {
-                "connection_class": SSLConnection,
-                "ssl_ca_certs": str(tls.ca),
-                "ssl_certfile": str(tls.cert),
-                "ssl_keyfile": str(tls.key),
-                "ssl_cert_reqs": "required",
-                "ssl_check_hostname": True,
-                "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-            }
+            options |= {"connection_class": _TlsConnection, "tls": tls}
         pool = BlockingConnectionPool(max_connections=_NODE_CONNECTIONS, timeout=1, **options)
         return Valkey(connection_pool=pool)
 

@@ -103,7 +103,7 @@ class Engine:
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
-            async with self._judged():
+            async with self._judged(whole=False):
                 response = await self._post(body, self._streamed)
                 if response.status != 200:
                     self._check(response.status, await response.read())
@@ -129,8 +129,8 @@ class Engine:
             raise
 
     @contextlib.asynccontextmanager
-    async def _judged(self) -> AsyncIterator[None]:
-        """Turns what goes wrong into EngineError and tells the breaker how it went."""
+    async def _judged(self, *, whole: bool = True) -> AsyncIterator[None]:
+        """Turns what goes wrong into EngineError and tells the breaker how it went; not `whole`: how it began."""
         try:
             yield
         except ApiError:
@@ -150,7 +150,10 @@ class Engine:
             raise
         else:
             self.moved()
-            self.breaker.success()
+            if whole:
+                self.breaker.success()
+            else:
+                self.breaker.began()
 
     async def _post(self, body: bytes, times: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         path = _CHAT if self.kind == "chat" else _EMBEDDINGS
@@ -311,6 +314,7 @@ class EngineStream:
                     data = sse.payload(event)
                     if data == b"[DONE]":
                         self.whole = True
+                        self._engine.breaker.success()
                         break
                     if data:
                         self._refuse_error(event)

@@ -5,16 +5,20 @@ Only what QWEN itself acts on is checked; everything else is the engine's to jud
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from devmentor.common import names
 from devmentor.common.errors import ApiError
 
 # How an answer is delivered, or who asked; nothing of this changes the answer.
 _NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store", "safety_identifier", "service_tier"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_CONVERSATION_MAX = 200
+# What PBML would refuse is refused here: it would only degrade the context, in silence.
+_CONVERSATION = re.compile(names.CONVERSATION_ID)
+_WATERMARK = re.compile(names.WATERMARK)
 
 Message = dict[str, Any]
 
@@ -119,7 +123,7 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         include_usage=bool(options.get("include_usage")),
         answer_tokens=bound,
         conversation=_conversation(body, headers),
-        watermark=headers.get("x-devmentor-watermark"),
+        watermark=_watermark(headers),
         wants_context=headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
     )
@@ -137,11 +141,12 @@ def _check_message(number: int, message: Any) -> None:
     where = f"messages.{number}"
     if not isinstance(message, dict):
         _refuse(where, "an object is expected")
-    if message.get("role") not in _ROLES:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
         _refuse(f"{where}.role", f"one of {', '.join(sorted(_ROLES))} is expected")
     content = message.get("content")
     if content is None:
-        if message["role"] != "assistant":
+        if role != "assistant":
             _refuse(f"{where}.content", "only an assistant's message may have none")
     elif not isinstance(content, str | list):
         _refuse(f"{where}.content", "a string or a list of parts is expected")
@@ -165,12 +170,21 @@ def _conversation(body: dict[str, Any], headers: Mapping[str, str]) -> str | Non
     metadata = body.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         _refuse("metadata", "an object is expected")
-    name = headers.get("x-devmentor-conversation") or (metadata or {}).get("conversation_id")
+    given = headers.get("x-devmentor-conversation")
+    where = "X-DevMentor-Conversation" if given else "metadata.conversation_id"
+    name = given or (metadata or {}).get("conversation_id")
     if name is None:
         return None
-    if not isinstance(name, str) or not name or len(name) > _CONVERSATION_MAX:
-        _refuse("metadata.conversation_id", f"a string of 1 to {_CONVERSATION_MAX} characters is expected")
+    if not isinstance(name, str) or not _CONVERSATION.fullmatch(name):
+        _refuse(where, f"a name like {names.CONVERSATION_ID} is expected")
     return name
+
+
+def _watermark(headers: Mapping[str, str]) -> str | None:
+    mark = headers.get("x-devmentor-watermark")
+    if mark is not None and not _WATERMARK.fullmatch(mark):
+        _refuse("X-DevMentor-Watermark", f"what an ingest answered, {names.WATERMARK}, is expected")
+    return mark
 
 
 def cache_policy(headers: Mapping[str, str]) -> CachePolicy:

@@ -77,6 +77,15 @@ async def test_a_refused_text_fails_alone(manager):
     assert isinstance(bad, TextRefused)
 
 
+async def test_a_caller_that_leaves_at_its_refused_text_takes_nobody_along(manager):
+    endpoint = Endpoint(delay=0.01)
+    endpoint.refuse = {"poison"}
+    batches = await manager(endpoint)
+    bad, good = await asyncio.gather(batches.embed(["poison", "a"]), batches.embed(["bb"]), return_exceptions=True)
+    assert isinstance(bad, TextRefused)
+    assert good == [[2.0]]
+
+
 async def test_an_absent_endpoint_fails_all_and_the_next_try_works(manager):
     endpoint = Endpoint()
     endpoint.away = True

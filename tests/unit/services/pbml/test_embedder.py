@@ -18,6 +18,7 @@ class Server:
         self.status = 200
         self.dimensions = 3
         self.window = WINDOW
+        self.raw: bytes | None = None
         self.runner: web.AppRunner | None = None
         self.url = ""
 
@@ -35,6 +36,8 @@ class Server:
         self.calls.append(texts)
         if self.status != 200:
             return web.json_response({"error": {"message": "broken"}}, status=self.status)
+        if self.raw is not None:
+            return web.Response(body=self.raw)
         if any(len(text) > self.window for text in texts):
             message = "input (602 tokens) is too large to process. increase the physical batch size"
             return web.json_response({"error": {"code": 500, "message": message}}, status=500)
@@ -91,6 +94,30 @@ async def test_wrong_dimensions_are_not_taken(embedder, servers):
     for server in servers:
         server.dimensions = 2
     with pytest.raises(EmbedderUnavailable, match="3 dimensions expected"):
+        await embedder.embed(["a"])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[]",
+        b'{"data": null}',
+        b'{"data": [{"index": 0}]}',
+        b'{"data": ["x"]}',
+        b'{"data": [{"index": 0, "embedding": 3}]}',
+        b'{"data": [{"index": 0, "embedding": [null, 1, 2]}]}',
+        b'{"data": [{"index": 0, "embedding": [NaN, 1, 2]}]}',
+        b'{"data": [{"index": 0, "embedding": [1e999, 1, 2]}]}',
+    ],
+)
+async def test_where_an_answer_is_garbled_the_next_endpoint_is_asked(embedder, servers, raw):
+    servers[0].raw = raw
+    assert len(await embedder.embed(["a"])) == 1
+    servers[1].raw = raw
+    with pytest.raises(EmbedderUnavailable, match="not understood"):
         await embedder.embed(["a"])
 
 

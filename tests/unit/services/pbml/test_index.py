@@ -2,9 +2,11 @@
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
+from qdrant_client.http.exceptions import UnexpectedResponse
 
-from devmentor.pbml.index import Index, point_id
+from devmentor.pbml.index import Index, IndexUnavailable, point_id
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store.chunks import pack, unpack
 
@@ -49,3 +51,22 @@ def test_vectors_survive_packing():
     values = [0.25, -1.0, 3.5]
     assert unpack(pack(values)) == values
     assert len(pack(values)) == 12
+
+
+@pytest.mark.parametrize(
+    ("status", "raised", "asked"),
+    [(400, UnexpectedResponse, 1), (422, UnexpectedResponse, 1)]
+    + [(status, IndexUnavailable, 2) for status in (401, 403, 404, 408, 429, 500, 503)],
+)
+async def test_only_a_refused_request_is_not_worth_another_try(status, raised, asked):
+    index = Index(Settings(tenants_file=None, qdrant_urls=["http://127.0.0.1:1", "http://127.0.0.1:2"]))
+    clients = []
+
+    async def call(client):
+        clients.append(client)
+        raise UnexpectedResponse(status, "reason", b"content", httpx.Headers())
+
+    with pytest.raises(raised):
+        await index._call("search", call)
+    assert len(clients) == asked
+    await index.close()

@@ -27,6 +27,9 @@ def test_a_document():
         '{"id": "a", "text": "t", "tenant": "other"}',
         '{"id": "a", "text": "t", "metadata": {"k": {"deep": 1}}}',
         '{"id": "a", "text": "t", "title": "\\u0000"}',
+        '{"id": "a", "text": "t", "metadata": {"k": NaN}}',
+        '{"id": "a", "text": "t", "metadata": {"k": -Infinity}}',
+        '{"id": "a", "text": "t", "metadata": {"k": 1e999}}',
     ],
 )
 def test_bad_documents_are_refused(body):

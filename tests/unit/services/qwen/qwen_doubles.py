@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -214,9 +215,9 @@ class CacheNode:
         self._writers: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
         """host:port while it is served; its connections die with it, as with a killed node."""
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=tls)
         host, port = server.sockets[0].getsockname()[:2]
         try:
             yield f"{host}:{port}"

@@ -29,8 +29,8 @@ async def test_a_new_document_makes_the_cached_answer_old(grounded: Tier, engine
 
 async def test_a_watermark_is_passed_on_and_nothing_cached_counts(grounded: Tier, pbml: Pbml) -> None:
     await grounded.chat()
-    assert (await grounded.chat(headers={"X-DevMentor-Watermark": "w7"})).cache == "miss"
-    assert pbml.asked[-1]["watermark"] == "w7"
+    assert (await grounded.chat(headers={"X-DevMentor-Watermark": "pg:7"})).cache == "miss"
+    assert pbml.asked[-1]["watermark"] == "pg:7"
 
 
 async def test_context_can_be_declined(grounded: Tier, engine: Engine, pbml: Pbml) -> None:

@@ -14,6 +14,7 @@ from qwen_doubles import MODEL, Engine
         ({"model": MODEL, "messages": []}, "messages"),
         ({"model": MODEL, "messages": ["hello"]}, "messages.0"),
         ({"model": MODEL, "messages": [{"role": "pirate", "content": "x"}]}, "messages.0.role"),
+        ({"model": MODEL, "messages": [{"role": [], "content": "x"}]}, "messages.0.role"),
         ({"model": MODEL, "messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "x"}]}, "model"),
         ({"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": "yes"}, "stream"),

@@ -100,3 +100,22 @@ async def test_a_silent_stream_is_broken_too(start: StartTier, engine: Engine) -
     engine.mode = "pause"
     answer = await tier.chat(stream=True)
     assert b"engine_stream_broken" in answer.raw
+
+
+async def test_streams_that_break_one_after_another_open_the_breaker(start: StartTier, engine: Engine) -> None:
+    tier = await start(probe_s=60)
+    engine.mode = "break"
+    for number in range(5):
+        assert b"engine_stream_broken" in (await tier.chat(str(number), stream=True)).raw
+    asked = len(engine.questions)
+    assert (await tier.chat("6", stream=True)).status == 503
+    assert len(engine.questions) == asked
+
+
+async def test_streams_that_end_well_keep_the_breaker_closed(start: StartTier, engine: Engine) -> None:
+    tier = await start(probe_s=60)
+    for number in range(5):
+        engine.mode = "break"
+        assert b"engine_stream_broken" in (await tier.chat(f"broken {number}", stream=True)).raw
+        engine.mode = "ok"
+        assert (await tier.chat(f"whole {number}", stream=True)).streamed_text == SAID

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from devmentor.common.errors import ApiError
+from devmentor.pbml.models import ContextRequest
 from devmentor.qwen import completions, rendezvous, sse
 from devmentor.qwen.breaker import Breaker, State
 from devmentor.qwen.cache import L1, AnswerCache, Entry
@@ -189,6 +191,30 @@ def test_half_open_lets_one_request_probe() -> None:
     assert (breaker.state, breaker.allow()) == (State.CLOSED, True)
 
 
+def test_a_stream_is_judged_at_its_end() -> None:
+    clock = Clock()
+    breaker = Breaker("s", errors=2, open_s=30, clock=clock)
+    for _ in range(2):
+        assert breaker.allow()
+        breaker.began()
+        breaker.error()
+    assert breaker.state is State.OPEN
+    clock.now += 30
+    assert breaker.allow()
+    breaker.began()
+    assert breaker.allow(), "a probe that streams holds nobody up"
+    breaker.error()
+    assert breaker.state is State.OPEN, "the errors before the probe still count"
+    breaker.began()
+    assert not breaker.allow(), "a stream from before says nothing"
+    clock.now += 30
+    assert breaker.allow()
+    breaker.began()
+    breaker.success()
+    breaker.error()
+    assert breaker.state is State.CLOSED
+
+
 # -- context ---------------------------------------------------------------------------------------------------------
 
 USER = [{"role": "user", "content": "question"}]
@@ -259,6 +285,27 @@ def test_the_question_is_the_last_users_words() -> None:
 )
 def test_prose_is_no_answer_to_who_asked_for_a_form(change: dict[str, Any], accepts: bool) -> None:
     assert parse_chat({"model": "m", "messages": USER, **change}, {}).accepts_prose is accepts
+
+
+@pytest.mark.parametrize("name", ["a b", "a\n", "~turn", "x" * 128, "\ud800", "\x00", "", 7, []])
+def test_a_conversation_that_pbml_would_refuse(name: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_chat({"model": "m", "messages": USER, "metadata": {"conversation_id": name}}, {})
+    assert (caught.value.status, caught.value.param) == (400, "metadata.conversation_id")
+
+
+def test_a_refused_header_is_named() -> None:
+    for header, value in (("X-DevMentor-Conversation", "a b"), ("X-DevMentor-Watermark", "w7")):
+        with pytest.raises(ApiError) as caught:
+            parse_chat({"model": "m", "messages": USER}, {header.lower(): value})
+        assert (caught.value.status, caught.value.param) == (400, header)
+
+
+def test_names_that_pbml_takes_are_taken() -> None:
+    headers = {"x-devmentor-conversation": "c:1@x", "x-devmentor-watermark": "pg:7"}
+    request = parse_chat({"model": "m", "messages": USER}, headers)
+    asked = ContextRequest(query="q", token_budget=1, conversation_id=request.conversation, watermark=request.watermark)
+    assert (asked.conversation_id, asked.watermark) == ("c:1@x", "pg:7")
 
 
 @pytest.mark.parametrize(

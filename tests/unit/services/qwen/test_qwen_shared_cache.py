@@ -1,9 +1,15 @@
 """The cache's second level, which instances share."""
 
 import asyncio
+from pathlib import Path
 
+import pytest
 from conftest import StartTier
 from qwen_doubles import SAID, CacheNode, Engine
+
+from devmentor.common.tls import server_context
+from devmentor.qwen.cache import L2, Entry, NodeTls
+from tests.unit.services.authority import Authority
 
 
 async def test_another_instance_finds_the_answer_in_the_second_level(start: StartTier, engine: Engine) -> None:
@@ -39,3 +45,18 @@ async def test_a_dead_node_is_left_alone_and_the_others_keep_working(start: Star
             assert (await tier.chat(str(number))).status == 200
         await tier.settle()
         assert len(node.keys) == 8, "the dead node's keys moved to the living one"
+
+
+@pytest.mark.parametrize("issuer", ["ours", "system"])
+async def test_a_node_is_trusted_by_our_ca_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, issuer: str) -> None:
+    ours, system = Authority(tmp_path, "ours"), Authority(tmp_path, "system")
+    monkeypatch.setenv("SSL_CERT_FILE", str(system.path))
+    client = ours.issue("client")
+    server = {"ours": ours, "system": system}[issuer].issue("server")
+    node = CacheNode()
+    async with node.serving(server_context(*server, ours.path)) as address:
+        l2 = L2([address], user="u", password="p", tls=NodeTls(ours.path, *client), budget_s=2, keep_s=60)
+        await l2.connect()
+        await l2.put("k", Entry(b"answer", "v", 0.0))
+        assert bool(node.keys) is (issuer == "ours")
+        await l2.close()

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from devmentor.pbml.db import Connection
 from devmentor.pbml.store.versions import Version
 
+_QUERY_WORDS = 32
+_WORD_BYTES = 2046
+"""PostgreSQL takes no longer word in a tsquery, and to_tsvector passes longer ones over."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk:
@@ -119,7 +123,8 @@ async def full_text(
     limit: int,
 ) -> list[LiveChunk]:
     """Live chunks by their words, for when vectors can not be had. Candidates are bounded before ranking."""
-    if not query_words:
+    asked = [word for word in query_words if len(word.encode()) <= _WORD_BYTES][:_QUERY_WORDS]
+    if not asked:
         return []
     cursor = await c.execute(
         "WITH q AS (SELECT string_agg(quote_literal(w), ' | ')::tsquery AS query FROM unnest(%(words)s::text[]) w),"
@@ -131,7 +136,7 @@ async def full_text(
         " ts_rank_cd(to_tsvector('simple', body), query, 32)::float8 AS score"
         " FROM candidates ORDER BY score DESC LIMIT %(limit)s",
         {
-            "words": list(query_words)[:32],
+            "words": asked,
             "tenant": tenant,
             "conversation": conversation_id,
             "ids": list(document_ids) if document_ids is not None else None,

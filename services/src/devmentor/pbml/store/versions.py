@@ -52,14 +52,17 @@ async def mark_indexed(c: Connection, v: Version) -> None:
 
 
 async def go_live(c: Connection, v: Version) -> bool:
-    """indexed -> live, only if no newer version is and the document was not deleted since."""
+    """indexed -> live, only if no newer version is and the document was not deleted since.
+
+    True where the version is live now, also by another run of the same job; False where it was overtaken.
+    """
     cursor = await c.execute(
         "UPDATE documents SET live_version = %s WHERE tenant = %s AND document_id = %s"
         " AND live_version < %s AND deleted_version < %s",
         (v.version, v.tenant, v.document_id, v.version, v.version),
     )
     if cursor.rowcount != 1:
-        return False
+        return not await overtaken(c, v)
     await c.execute(
         "UPDATE versions SET status = 'live', live_at = now()"
         " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'indexed'",
@@ -73,12 +76,22 @@ async def go_live(c: Connection, v: Version) -> bool:
 
 
 async def drop_versions(c: Connection, v: Version, *, up_to: int) -> None:
-    """Chunks and texts of versions up to `up_to` go; their ledger rows stay and say what happened."""
-    key = (v.tenant, v.document_id, up_to)
-    await c.execute("DELETE FROM chunks WHERE tenant = %s AND document_id = %s AND version <= %s", key)
+    """Chunks and texts of versions up to `up_to` go; their ledger rows stay and say what happened.
+
+    What readers are served is never dropped, whatever `up_to` says.
+    """
+    cursor = await c.execute(
+        "SELECT live_version FROM documents WHERE tenant = %s AND document_id = %s AND live_version > deleted_version",
+        (v.tenant, v.document_id),
+    )
+    row = await cursor.fetchone()
+    key = (v.tenant, v.document_id, up_to, row["live_version"] if row is not None else 0)
+    await c.execute(
+        "DELETE FROM chunks WHERE tenant = %s AND document_id = %s AND version <= %s AND version <> %s", key
+    )
     await c.execute(
         "UPDATE versions SET content = NULL, title = NULL, metadata = '{}', status = 'superseded'"
-        " WHERE tenant = %s AND document_id = %s AND version <= %s AND kind <> 'deletion'"
+        " WHERE tenant = %s AND document_id = %s AND version <= %s AND version <> %s AND kind <> 'deletion'"
         " AND (status <> 'superseded' OR content IS NOT NULL)",
         key,
     )

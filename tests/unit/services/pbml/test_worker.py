@@ -1,0 +1,86 @@
+"""The watch over the queue, with procrastinate's own worker on a queue in memory."""
+
+import asyncio
+
+import pytest
+from procrastinate.exceptions import ConnectorException
+from procrastinate.testing import InMemoryConnector
+
+from devmentor.pbml import jobs
+from devmentor.pbml.settings import Settings
+from devmentor.pbml.worker import Worker
+
+
+class Queue(InMemoryConnector):
+    """The first `lose` writes of a job's end are lost."""
+
+    lose = 0
+
+    async def finish_job_run(self, job_id, status, delete_job):
+        if self.lose:
+            self.lose -= 1
+            raise ConnectorException("the connection broke")
+        await super().finish_job_run(job_id, status, delete_job)
+
+
+class Pipeline:
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+        self.release = asyncio.Event()
+        self.release.set()
+
+    async def run(self, _tenant, _document_id, version) -> None:
+        self.runs.append(version)
+        await self.release.wait()
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what is waited for is in the queue's state
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def queue():
+    return Queue()
+
+
+@pytest.fixture
+async def worker(queue):
+    made = Worker(Settings(tenants_file=None, worker_poll_s=0.02))
+    made._pipeline = Pipeline()
+    with made._app.replace_connector(queue):
+        loop = asyncio.create_task(made._loop())
+        yield made
+        made._pipeline.release.set()
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+
+
+async def defer(worker: Worker, version: int) -> None:
+    task = worker._app.configure_task(jobs.TASK, queue=jobs.QUEUE, lock="t\nd")
+    await task.defer_async(tenant="t", document_id="d", version=version)
+
+
+async def test_a_job_whose_end_was_not_written_does_not_hold_up_the_next(worker, queue):
+    queue.lose = 1
+    await defer(worker, 1)
+    await defer(worker, 2)
+    await until(lambda: queue.lose == 0 and not worker._under_way)
+    await worker._requeue_lost()
+    assert [job["status"] for job in queue.jobs.values()] == ["doing", "todo"], "once may be chance"
+    await worker._requeue_lost()
+    await until(lambda: not queue.jobs)
+    assert worker._pipeline.runs == [1, 1, 2]
+
+
+async def test_a_job_that_runs_is_left_alone(worker, queue):
+    worker._pipeline.release.clear()
+    await defer(worker, 1)
+    await until(lambda: worker._pipeline.runs)
+    for _ in range(3):
+        await worker._requeue_lost()
+    assert [job["status"] for job in queue.jobs.values()] == ["doing"]
+    worker._pipeline.release.set()
+    await until(lambda: not queue.jobs)
+    assert worker._pipeline.runs == [1]
