@@ -89,6 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             group: {str(host): address(host) for host in groups.get(group, []) if host not in offline}
             for group in ("postgres", "qdrant", "monitoring")
         }
+        absent = {"qdrant": {str(host): address(host) for host in groups.get("qdrant", []) if host in offline}}
         keys = values["qwen_api_keys"]
         if not keys:
             raise ValueError("qwen_api_keys is empty; make secrets adds the keys of devmentor_tenants")
@@ -100,6 +101,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "address": str(values["devmentor_address"]),
             "groups": [group for group in me.groups if group != "all"],
             "peers": peers,
+            "absent": absent,
             "ports": dict(values["devmentor_ports"]),
             "tls": {part: str(values[f"devmentor_tls_{part}"]) for part in ("ca", "cert", "key")},
             "run": str(self._task.args["run"]),

@@ -22,7 +22,7 @@ from module_utils.devmentor.monitoring import (
     rule_files,
     scrape_targets,
     target_files,
-    webhook_token_files,
+    webhook_secret_files,
 )
 
 
@@ -69,5 +69,5 @@ class FilterModule:
             "exporter_units": exporter_units,
             "endpoint": endpoint,
             "mesh_arguments": mesh_arguments,
-            "webhook_token_files": webhook_token_files,
+            "webhook_secret_files": webhook_secret_files,
         }

@@ -82,11 +82,13 @@ def run(module):
     repository, actions = Repository(module.params), []
     try:
         primary, identifier = repository.server()
-        plan = plan_stanza(repository.info(), module.params["stanza"], identifier) if primary else []
-    except (PostgresError, OSError, KeyError):
+        info = repository.info() if primary else []
+    except (PostgresError, OSError, KeyError, subprocess.TimeoutExpired):
         if not module.check_mode:
             raise
         return {"changed": False, "primary": None, "actions": ["(the server or the store is not there yet)"]}
+    # A refusal of the plan is one in check mode as well.
+    plan = plan_stanza(info, module.params["stanza"], identifier) if primary else []
     for verb, reason in plan:
         actions.append(f"{verb}: {reason}")
         if module.check_mode:

@@ -7,7 +7,7 @@ module: qdrant_collection
 short_description: Declarative Qdrant collections on a whole cluster
 description:
   - Waits until this peer is a working member that sees every peer, then has each collection as declared, then waits
-    until all its replicas are active as seen from this peer.
+    until all its replicas on present peers are active as seen from this peer, and enough of each shard for a write.
   - What can be changed on a live collection is changed. What cannot (vectors, number of shards, type of an index) is
     drift, and fails the task before anything is done - the data would have to be written anew.
   - In check mode a peer that does not answer is one that is not installed yet.
@@ -17,6 +17,11 @@ options:
   api_key: {description: The read-write API key., type: str, required: true}
   least_peers: {description: Peers that must have joined., type: int, required: true}
   most_peers: {description: Peers of the inventory., type: int, required: true}
+  absent:
+    description: Hosts, as in the peers' URIs, that take no part now. Their replicas need not be active.
+    type: list
+    elements: str
+    default: []
   timeout: {description: Seconds to wait for the cluster and for replicas., type: int, default: 60}
   collections:
     description: The collections to have; others are left alone.
@@ -68,6 +73,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.devmentor.qdrant import (
+    NOBODY,
     Collection,
     NoAnswer,
     NotFound,
@@ -75,6 +81,7 @@ from ansible.module_utils.devmentor.qdrant import (
     Peer,
     Plan,
     QdrantError,
+    absence,
     apply_plan,
     plan_collection,
     wait_for_cluster,
@@ -124,23 +131,23 @@ def patiently(attempt, timeout):
         time.sleep(0.3)
 
 
-def apply_all(peer, plans, result, timeout):
+def apply_all(peer, plans, result, timeout, absent):
     """Makes what the plans say. Peers are asked side by side, and one may not know yet what another has just made."""
     for wanted, plan in plans:
         result["why"] += plan.why
         patiently(lambda wanted=wanted, plan=plan: apply_plan(peer, wanted, plan, result["peers"]), timeout)
-        replicas = patiently(lambda wanted=wanted: wait_for_replicas(peer, wanted, timeout), timeout)
+        replicas = patiently(lambda wanted=wanted: wait_for_replicas(peer, wanted, timeout, absent), timeout)
         result["replicas"][wanted.name] = replicas
 
 
 def run(module, peer, collections):
     given = module.params
     result = {"changed": False, "peers": 0, "replicas": {}, "why": []}
-    timeout = 1 if module.check_mode else given["timeout"]
+    timeout, absent = 1 if module.check_mode else given["timeout"], NOBODY
     try:
         cluster = wait_for_cluster(peer, given["least_peers"], given["most_peers"], timeout)
         plans = patiently(lambda: plan_all(peer, collections), timeout)
-        result["peers"] = len(cluster.peers)
+        result["peers"], absent = len(cluster.peers), absence(cluster.peers, given["absent"])
     except QdrantError:
         if not module.check_mode or peer_answers(peer):
             raise
@@ -148,7 +155,7 @@ def run(module, peer, collections):
     if module.check_mode:
         result["why"] = [reason for _, plan in plans for reason in plan.why]
     else:
-        apply_all(peer, plans, result, timeout)
+        apply_all(peer, plans, result, timeout, absent)
     result["changed"] = bool(result["why"])
     if module._diff and result["why"]:
         result["diff"] = {"prepared": "\n".join(result["why"]) + "\n"}
@@ -171,6 +178,7 @@ def main():
             "api_key": {"type": "str", "required": True, "no_log": True},
             "least_peers": {"type": "int", "required": True},
             "most_peers": {"type": "int", "required": True},
+            "absent": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
             "collections": {"type": "list", "elements": "dict", "default": [], "options": COLLECTION},
         },

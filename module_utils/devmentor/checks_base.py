@@ -39,9 +39,10 @@ class Row:
 class Plan:
     """What a host is asked, and with what.
 
-    `peers`: group -> host -> address. `secrets` never appear in evidence or in a command line; nothing but secrets
-    belongs in there, because Ansible blanks every occurrence of their values in the result. `run` is the same on all
-    hosts of one verify, so that a row written on the primary can be looked for on the replicas.
+    `peers`: group -> host -> address; `absent`: the same of hosts in `offline`. `secrets` never appear in
+    evidence or in a command line; nothing but secrets belongs in there, because Ansible blanks every occurrence of
+    their values in the result. `run` is the same on all hosts of one verify, so that a row written on the primary can
+    be looked for on the replicas.
     """
 
     host: str
@@ -60,6 +61,7 @@ class Plan:
     certificate_days: int = 14
     replicated_row: bool = True
     patience: float = 30.0
+    absent: c.Mapping[str, c.Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass

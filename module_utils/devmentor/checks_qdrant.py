@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc as c
 from typing import Any
 
 from .checks_base import Failed, Plan, Recorder, poll
 from .checks_client import ask
+from .qdrant import NOBODY, Absence, QdrantError, absence, parse_replicas, transfers_of_present
 
 
-def judge_collection(view: c.Mapping[str, Any], hosts: int) -> str:
-    """A collection as one peer sees it: every replica Active, none moving."""
-    shards = [(s["shard_id"], s["state"]) for s in view.get("local_shards", [])]
-    shards += [(s["shard_id"], s["state"]) for s in view.get("remote_shards", [])]
-    if not shards:
+def judge_collection(view: c.Mapping[str, Any], hosts: int, absent: int = 0, lost: Absence = NOBODY) -> str:
+    """A collection as one peer sees it: every replica on present peers Active, none moving, and enough of each shard.
+
+    hosts: those that are there; absent: those in `offline`, whose peers are `lost`. A shard may lack one replica for
+    each absent host, and needs one that is Active in any case.
+    """
+    try:
+        replicas = [replica for replica in parse_replicas(view) if replica.peer not in lost.ids]
+    except QdrantError as error:
+        raise Failed(str(error)) from error
+    if not replicas:
         raise Failed("the collection has no shards")
-    bad = [f"shard {shard} {state}" for shard, state in shards if state != "Active"]
+    bad = [f"shard {replica.shard} {replica.state}" for replica in replicas if replica.state != "Active"]
     if bad:
         raise Failed(", ".join(sorted(bad)))
-    if view.get("shard_transfers"):
-        raise Failed(f"{len(view['shard_transfers'])} transfers under way")
-    per_shard = len(shards) / view["shard_count"]
-    if per_shard < min(3, hosts):
-        raise Failed(f"{len(shards)} replicas of {view['shard_count']} shards, {min(3, hosts)} of each are needed")
-    return f"{view['shard_count']} shards x {per_shard:g} replicas Active, no transfer"
+    if moving := transfers_of_present(view, lost):
+        raise Failed(f"{moving} transfers under way")
+    needed = max(min(3, hosts + absent) - absent, 1)
+    count = collections.Counter(replica.shard for replica in replicas)
+    few = [shard for shard in range(view["shard_count"]) if count[shard] < needed]
+    if few:
+        raise Failed(
+            f"{len(replicas)} replicas of {view['shard_count']} shards, {needed} of each are needed; too few of "
+            + ", ".join(str(shard) for shard in few)
+        )
+    without = f" without {absent} offline" if absent else ""
+    per_shard = len(replicas) / view["shard_count"]
+    return f"{view['shard_count']} shards x {per_shard:g} replicas Active{without}, no transfer"
 
 
-def judge_raft(views: c.Mapping[str, c.Mapping[str, Any]]) -> str:
-    """All peers have applied the same log, and each one's consensus works."""
+def known_peers(view: c.Mapping[str, Any]) -> dict[str, str]:
+    """Peer id -> URI of GET /cluster."""
+    return {str(key): str(peer.get("uri", "")) for key, peer in view["peers"].items()}
+
+
+def judge_raft(views: c.Mapping[str, c.Mapping[str, Any]], absent: c.Collection[str] = ()) -> str:
+    """All peers have applied the same log, and each one's consensus works. absent: addresses of hosts in `offline`."""
     for name, view in views.items():
         if view.get("status") != "enabled":
             raise Failed(f"{name} is not in cluster mode")
@@ -36,8 +56,10 @@ def judge_raft(views: c.Mapping[str, c.Mapping[str, Any]]) -> str:
             raise Failed(f"consensus thread of {name} is {thread}")
         if view["raft_info"]["pending_operations"]:
             raise Failed(f"{name} has {view['raft_info']['pending_operations']} pending operations")
-        if len(view["peers"]) != len(views):
-            raise Failed(f"{name} knows {len(view['peers'])} peers of {len(views)}")
+        known = known_peers(view)
+        present = len(known) - len(absence(known, absent).ids)
+        if present != len(views):
+            raise Failed(f"{name} knows {present} peers of {len(views)}")
     commits = {name: view["raft_info"]["commit"] for name, view in views.items()}
     if len(set(commits.values())) > 1:
         raise Failed("commits differ: " + ", ".join(f"{name} {commit}" for name, commit in commits.items()))
@@ -50,12 +72,15 @@ def check_qdrant(plan: Plan, record: Recorder) -> None:
     def get(address: str, path: str) -> Any:
         return ask(plan, "GET", f"https://{address}:{plan.ports['qdrant_http']}{path}", headers=key).json()["result"]
 
+    absent = plan.absent.get("qdrant", {}).values()
+
     def replicas() -> str:
+        lost = absence(known_peers(get(plan.address, "/cluster")), absent) if absent else NOBODY
         view = get(plan.address, f"/collections/{plan.collection}/cluster")
-        return judge_collection(view, len(plan.peers["qdrant"]))
+        return judge_collection(view, len(plan.peers["qdrant"]), len(absent), lost)
 
     def consensus() -> str:
-        return judge_raft({name: get(address, "/cluster") for name, address in plan.peers["qdrant"].items()})
+        return judge_raft({name: get(address, "/cluster") for name, address in plan.peers["qdrant"].items()}, absent)
 
     record.check("replicas", lambda: poll(replicas, 10))
     # Commits move while somebody writes: peers may differ for a moment, not for long.

@@ -159,12 +159,16 @@ def exporter_units(
     return units
 
 
-def webhook_token_files(webhooks: Iterable[Mapping[str, Any]], prefix: str) -> list[dict[str, str]]:
-    """`config_files` secret entries of the webhooks that have a token, numbered as the webhooks are, from 1."""
+def webhook_secret_files(webhooks: Iterable[Mapping[str, Any]], prefix: str) -> list[dict[str, str]]:
+    """`config_files` secret entries: each webhook's URL, which may be its only protection, and its token if any.
+
+    Numbered as the webhooks are, from 1.
+    """
     return [
-        {"path": f"{prefix}{number}.token", "content": f"{webhook['token']}\n", "group": "prometheus", "mode": "0640"}
+        {"path": f"{prefix}{number}.{kind}", "content": f"{webhook[kind]}\n", "group": "prometheus", "mode": "0640"}
         for number, webhook in enumerate(webhooks, start=1)
-        if "token" in webhook
+        for kind in ("url", "token")
+        if kind in webhook
     ]
 
 

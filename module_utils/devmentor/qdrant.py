@@ -7,12 +7,15 @@ founds a cluster of its own. Distribution settings of a collection (shards, vect
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Collection as Several
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -237,16 +240,80 @@ def plan_collection(wanted: Collection, current: Mapping[str, Any] | None) -> Pl
     return Plan(patch=patch, indexes=indexes, drift=tuple(drift), why=tuple(why))
 
 
-def replica_problem(wanted: Collection, placement: Mapping[str, Any]) -> str:
-    """Why the replicas of GET /collections/NAME/cluster are not as declared, empty when they are."""
-    states = [shard["state"] for shard in [*placement["local_shards"], *placement["remote_shards"]]]
-    expected = wanted.shard_number * wanted.replication_factor
+@dataclasses.dataclass(frozen=True)
+class Absence:
+    """Hosts that are known not to take part: the ids of their peers, and how many of them are no peers at all."""
+
+    ids: frozenset[str] = frozenset()
+    strangers: int = 0
+
+
+NOBODY = Absence()
+
+
+def _hostname(uri: str) -> str:
+    try:
+        return urllib.parse.urlsplit(uri).hostname or ""
+    except ValueError:
+        return ""
+
+
+def absence(peers: Mapping[str, str], hosts: Several[str]) -> Absence:
+    """What the absent `hosts` (names or addresses as in the peers' URIs) are to the cluster of `peers` (id -> URI).
+
+    A peer whose URI cannot be read is not absent: it has to be well.
+    """
+    found = {key: _hostname(uri) for key, uri in peers.items()}
+    names = {host.lower() for host in hosts}
+    ids = frozenset(key for key, name in found.items() if name in names)
+    return Absence(ids, len(names - set(found.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One replica of one shard."""
+
+    shard: int
+    peer: str
+    state: str
+
+
+def parse_replicas(placement: Mapping[str, Any]) -> list[Replica]:
+    """The replicas of GET /collections/NAME/cluster. Raises QdrantError for an answer that cannot be read."""
+    try:
+        own = [(shard, placement["peer_id"]) for shard in placement["local_shards"]]
+        others = [(shard, shard["peer_id"]) for shard in placement["remote_shards"]]
+        return [Replica(int(shard["shard_id"]), str(peer), str(shard["state"])) for shard, peer in [*own, *others]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise QdrantError(f"the placement of the replicas cannot be read ({error!r})") from error
+
+
+def transfers_of_present(placement: Mapping[str, Any], absent: Absence) -> int:
+    """Shard transfers under way in which no absent peer takes part: one of those never ends."""
+    moves = placement.get("shard_transfers") or []
+    return sum(not {str(move.get("from")), str(move.get("to"))} & absent.ids for move in moves)
+
+
+def replica_problem(wanted: Collection, placement: Mapping[str, Any], absent: Absence = NOBODY) -> str:
+    """Why the replicas of GET /collections/NAME/cluster are not as declared, empty when they are.
+
+    Nothing is asked of the replicas of absent peers, but every shard needs as many active ones as a write does.
+    """
+    replicas = parse_replicas(placement)
+    states = [replica.state for replica in replicas if replica.peer not in absent.ids]
     wrong = sorted({state for state in states if state != "Active"})
     if wrong:
         return f"{sum(state in wrong for state in states)} of {len(states)} replicas are {', '.join(wrong)}"
-    if placement.get("shard_transfers"):
-        return f"{len(placement['shard_transfers'])} shard transfers are under way"
-    return "" if len(states) >= expected else f"it has {len(states)} replicas of {expected}"
+    if moving := transfers_of_present(placement, absent):
+        return f"{moving} shard transfers are under way"
+    # An absent host that is no peer any more took its replicas with it.
+    expected = wanted.shard_number * max(wanted.replication_factor - absent.strangers, 1)
+    if len(replicas) < expected:
+        return f"it has {len(replicas)} replicas of {expected}"
+    needed = min(wanted.write_consistency_factor, wanted.replication_factor)
+    active = collections.Counter(replica.shard for replica in replicas if replica.state == "Active")
+    few = [shard for shard in range(wanted.shard_number) if active[shard] < needed]
+    return f"shards {', '.join(map(str, few))} have fewer than {needed} active replicas" if few else ""
 
 
 def apply_plan(peer: Peer, wanted: Collection, plan: Plan, peers: int) -> None:
@@ -270,14 +337,17 @@ def apply_plan(peer: Peer, wanted: Collection, plan: Plan, peers: int) -> None:
         peer.call("PUT", f"{path}/index?wait=true", {"field_name": field, "field_schema": schema})
 
 
-def wait_for_replicas(peer: Peer, wanted: Collection, timeout_s: float) -> int:
-    """Number of replicas, once this peer sees all of them active. Raises QdrantError with what was still wrong."""
+def wait_for_replicas(peer: Peer, wanted: Collection, timeout_s: float, absent: Absence = NOBODY) -> int:
+    """Number of active replicas, once this peer sees all those of present peers active.
+
+    Raises QdrantError with what was still wrong.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         placement = peer.call("GET", f"/collections/{wanted.name}/cluster")
-        problem = replica_problem(wanted, placement)
+        problem = replica_problem(wanted, placement, absent)
         if not problem:
-            return len(placement["local_shards"]) + len(placement["remote_shards"])
+            return sum(replica.state == "Active" for replica in parse_replicas(placement))
         if time.monotonic() > deadline:
             raise QdrantError(
                 f"collection {wanted.name} as seen from {peer.url} after {timeout_s:g} s: {problem}. "

@@ -82,7 +82,10 @@ def test_no_plain_text(host):
     assert host.run(f"curl --silent --fail --max-time 5 http://{address(host)}:9093/-/healthy").rc != 0
 
 
-def test_the_token_is_for_alertmanager_alone(host):
-    file = host.file("/etc/prometheus/alertmanager-webhook-1.token")
-    assert (file.user, file.group, oct(file.mode)) == ("root", "prometheus", "0o640")
-    assert "molecule-token" not in host.file("/etc/prometheus/alertmanager.yml").content_string
+def test_url_and_token_are_for_alertmanager_alone(host):
+    for kind in ("url", "token"):
+        file = host.file(f"/etc/prometheus/alertmanager-webhook-1.{kind}")
+        assert (file.user, file.group, oct(file.mode)) == ("root", "prometheus", "0o640")
+    config = host.file("/etc/prometheus/alertmanager.yml").content_string
+    assert "molecule-token" not in config
+    assert ":9999/" not in config

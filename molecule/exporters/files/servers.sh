@@ -2,6 +2,7 @@
 # Real PostgreSQL, PgBouncer and Valkey with the least configuration that the exporters need: TLS, and their users.
 # The roles of these components have scenarios of their own.
 set -euo pipefail
+export PGCONNECT_TIMEOUT=5
 tls=/etc/devmentor/tls
 work=/var/tmp/molecule-exporters
 
@@ -12,6 +13,8 @@ stop() {
 
 start() {
   stop
+  # What another scenario left running has the ports: a second PostgreSQL on 5432 ends at once.
+  systemctl stop postgresql@17-main.service valkey-server.service 2>/dev/null || true
   install -d -o postgres -g postgres -m 0700 "$work" "$work/data"
   local bin=/usr/lib/postgresql/17/bin
   runuser -u postgres -- $bin/initdb --no-sync --auth=trust -D "$work/data" >/dev/null
@@ -26,8 +29,17 @@ CONF
   printf 'local all all trust\nhostssl all monitoring all scram-sha-256\n' >"$work/data/pg_hba.conf"
   systemd-run --quiet --collect --unit molecule-postgres --uid postgres --property SupplementaryGroups=devmentor-tls \
     $bin/postgres -D "$work/data"
-  until runuser -u postgres -- psql -h "$work" -qAtc 'select 1' >/dev/null 2>&1; do sleep 0.2; done
-  runuser -u postgres -- psql -h "$work" -q -v ON_ERROR_STOP=1 <<SQL
+  local deadline=$((SECONDS + 30)) problem
+  until problem=$(runuser -u postgres -- psql -h "$work" -qAtc 'select 1' 2>&1 >/dev/null); do
+    if ((SECONDS > deadline)) || ! systemctl is-active --quiet molecule-postgres.service; then
+      echo "PostgreSQL does not answer on its socket in $work: $problem" >&2
+      journalctl --unit molecule-postgres --lines 20 --no-pager --output cat >&2
+      exit 1
+    fi
+    sleep 0.2
+  done
+  # Terse: an error would else quote the statement, password and all.
+  runuser -u postgres -- psql -h "$work" -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse <<SQL
 create database devmentor;
 create role monitoring login password '$POSTGRES_PASSWORD' in role pg_monitor;
 SQL

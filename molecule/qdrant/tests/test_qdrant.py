@@ -41,6 +41,10 @@ def test_the_unit(host):
     assert "CapabilityBoundingSet=\n" in shown + "\n"
 
 
+def test_no_member_has_leave_to_begin_anew(host):
+    assert not host.file("/run/devmentor/qdrant.start").exists
+
+
 def test_all_peers_are_one_cluster(host, api):
     cluster = result(api("GET", "/cluster"))
     assert len(cluster["peers"]) == len(members(host, "qdrant"))

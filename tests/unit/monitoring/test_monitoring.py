@@ -103,9 +103,14 @@ def test_exporter_units_restart_on_their_files_and_answer_over_tls() -> None:
     assert unit["wait_for"] == {"url": "https://[fd00::1]:9121/", "ca": "/ca", "cert": "/cert", "key": "/key"}
 
 
-def test_token_files_keep_the_webhooks_numbers() -> None:
-    files = monitoring.webhook_token_files([{"url": "u"}, {"url": "v", "token": "t"}], "/w-")
-    assert [(item["path"], item["content"], item["mode"]) for item in files] == [("/w-2.token", "t\n", "0640")]
+def test_secret_files_keep_the_webhooks_numbers() -> None:
+    files = monitoring.webhook_secret_files([{"url": "u"}, {"url": "v", "token": "t"}], "/w-")
+    assert [(item["path"], item["content"]) for item in files] == [
+        ("/w-1.url", "u\n"),
+        ("/w-2.url", "v\n"),
+        ("/w-2.token", "t\n"),
+    ]
+    assert {item["mode"] for item in files} == {"0640"}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """What a repository still needs, and where PgBouncer's entries lead to."""
 
+import subprocess
+from types import SimpleNamespace
+
 import pytest
 
 from module_utils.devmentor.postgres import PostgresError
 from module_utils.devmentor.postgres_backup import plan_stanza
 from module_utils.devmentor.postgres_targets import choose, targets
+from tests.unit.conftest import load_module
 
 DATABASE = {"id": 1, "repo-key": 1, "system-id": 77, "version": "17"}
 BACKUP = {"database": {"id": 1, "repo-key": 1}, "error": False, "type": "full"}
@@ -24,6 +28,43 @@ EMPTY = [[], [{"name": "other", "db": [DATABASE]}], [{"name": "main", "db": [], 
 @pytest.mark.parametrize("entries", EMPTY)
 def test_an_empty_repository_gets_all(entries):
     assert verbs(entries) == ["stanza-create", "check", "backup"]
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """A check run of the module, of what server and store answer (an exception: raised)."""
+    stanza = load_module("pgbackrest_stanza")
+
+    def run(server, store):
+        def answer(value):
+            def function(self):
+                if isinstance(value, Exception):
+                    raise value
+                return value
+
+            return function
+
+        monkeypatch.setattr(stanza.Repository, "server", answer(server))
+        monkeypatch.setattr(stanza.Repository, "info", answer(store))
+        return stanza.run(SimpleNamespace(params={"stanza": "main"}, check_mode=True))
+
+    run.module = stanza
+    return run
+
+
+def test_a_check_run_says_what_a_run_would_refuse(checked):
+    with pytest.raises(checked.module.PostgresError, match="another database"):
+        checked((True, "88"), info())
+    assert checked((True, "77"), info(backup=[]))["changed"]
+    assert checked((False, "77"), OSError("is not asked")) == {"changed": False, "primary": False, "actions": []}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no psql"), KeyError("postgres"), subprocess.TimeoutExpired("pgbackrest", 60)]
+)
+def test_a_check_run_before_the_first_run_is_no_failure(checked, error):
+    for server, store in [(error, []), ((True, "77"), error)]:
+        assert checked(server, store)["primary"] is None
 
 
 def test_an_interrupted_first_run_is_finished():

@@ -25,6 +25,7 @@ from module_utils.devmentor.qdrant import (
     NotFound,
     Peer,
     QdrantError,
+    absence,
     apply_plan,
     cluster_problem,
     parse_cluster,
@@ -239,25 +240,69 @@ def test_indexes(wanted):
     assert plan.drift == ("payload index document_id is integer, declared keyword",)
 
 
-def shards(count, state="Active"):
-    return [{"shard_id": i, "state": state} for i in range(count)]
+def shards(count, state="Active", peer=1):
+    return [{"shard_id": i, "state": state, "peer_id": peer} for i in range(count)]
+
+
+def placed(own, *others, transfers=()):
+    remote = [shard for other in others for shard in other]
+    return {"peer_id": 1, "local_shards": own, "remote_shards": remote, "shard_transfers": list(transfers)}
 
 
 @pytest.mark.parametrize(
     ("placement", "problem"),
     [
-        ({"local_shards": shards(6), "remote_shards": shards(12), "shard_transfers": []}, ""),
-        ({"local_shards": shards(6), "remote_shards": shards(6), "shard_transfers": []}, "12 replicas of 18"),
-        (
-            {"local_shards": shards(6, "Dead"), "remote_shards": shards(12), "shard_transfers": []},
-            "6 of 18 replicas are Dead",
-        ),
-        ({"local_shards": shards(6), "remote_shards": shards(12), "shard_transfers": [{}]}, "1 shard transfers"),
+        (placed(shards(6), shards(6, peer=2), shards(6, peer=3)), ""),
+        (placed(shards(6), shards(6, peer=2)), "12 replicas of 18"),
+        (placed(shards(6, "Dead"), shards(6, peer=2), shards(6, peer=3)), "6 of 18 replicas are Dead"),
+        (placed(shards(6), shards(6, peer=2), shards(6, peer=3), transfers=[{}]), "1 shard transfers"),
     ],
 )
 def test_replicas(wanted, placement, problem):
     assert problem in replica_problem(wanted, placement)
     assert bool(replica_problem(wanted, placement)) is bool(problem)
+
+
+GONE = absence(cluster().peers, ["10.0.0.3"])
+
+
+def test_absent_hosts_are_known_by_their_address():
+    assert (GONE.ids, GONE.strangers) == ({"3"}, 0)
+    never_joined = absence(cluster().peers, ["10.0.0.4"])
+    assert (never_joined.ids, never_joined.strangers) == (set(), 1)
+    assert absence({"1": "nonsense", "2": "", "3": "https://["}, ["10.0.0.3"]).ids == set()
+
+
+MOVE = {"shard_id": 1, "from": 1, "to": 3}
+
+
+@pytest.mark.parametrize(
+    ("placement", "problem"),
+    [
+        (placed(shards(6), shards(6, peer=2), shards(6, "Dead", peer=3), transfers=[MOVE]), ""),
+        # Outside a limited run, and at work.
+        (placed(shards(6), shards(6, peer=2), shards(6, peer=3)), ""),
+        (placed(shards(6), shards(6, "Dead", peer=2), shards(6, "Dead", peer=3)), "6 of 12 replicas are Dead"),
+        (placed(shards(6), shards(6, peer=2), shards(6, "Dead", peer=3), transfers=[MOVE | {"to": 2}]), "1 shard tra"),
+        (placed(shards(6), shards(6, peer=2)), "12 replicas of 18"),
+        (placed(shards(6), shards(5, peer=2), shards(6, "Dead", peer=3), shards(1, peer=4)), "shards 5 have fewer"),
+    ],
+)
+def test_of_absent_hosts_no_replica_is_asked(wanted, placement, problem):
+    assert problem in replica_problem(wanted, placement, GONE)
+    assert bool(replica_problem(wanted, placement, GONE)) is bool(problem)
+
+
+def test_a_host_that_was_removed_took_its_replicas_along(wanted):
+    removed = absence(cluster(peers={str(i): {"uri": f"https://10.0.0.{i}:6335/"} for i in (1, 2)}).peers, ["10.0.0.3"])
+    assert replica_problem(wanted, placed(shards(6), shards(6, peer=2)), removed) == ""
+    assert "6 replicas of 12" in replica_problem(wanted, placed(shards(6)), removed)
+
+
+@pytest.mark.parametrize("broken", [{}, {"peer_id": 1, "local_shards": [{}], "remote_shards": []}, {"peer_id": 1}])
+def test_a_placement_that_cannot_be_read_is_no_good_one(wanted, broken):
+    with pytest.raises(QdrantError, match="cannot be read"):
+        replica_problem(wanted, broken, GONE)
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
