@@ -42,7 +42,8 @@ def test_it_answers_with_a_certificate_and_a_password(valkey):
 def test_without_a_certificate_nothing_is_answered(valkey):
     answer = valkey("PING", certificate="")
     assert "PONG" not in answer
-    assert "closed" in answer or "SSL" in answer
+    # What the client sees of a refused handshake depends on who is faster.
+    assert any(word in answer for word in ("closed", "SSL", "reset by peer"))
 
 
 def test_plain_text_is_not_spoken(host):
