@@ -127,47 +127,30 @@ def test_a_primary_to_be_made_must_be_in_the_run():
     assert decide([primary("db1"), replica("db2")], "db1", frozenset({"db2"})).actions["db2"] == "keep"
 
 
+READABLE = {
+    "data": "present",
+    "running": True,
+    "standby": False,
+    "system_identifier": "1",
+    "timeline": 1,
+    "error": "",
+    "seeded": [],
+}
+
+
+def test_a_whole_report_is_known():
+    assert Node.from_report("db1", READABLE).known
+
+
 @pytest.mark.parametrize(
     "report",
     [
         {},
         {"data": "present"},
-        {
-            "data": "maybe",
-            "running": True,
-            "standby": False,
-            "system_identifier": "1",
-            "timeline": 1,
-            "error": "",
-            "seeded": [],
-        },
-        {
-            "data": "present",
-            "running": True,
-            "standby": None,
-            "system_identifier": "1",
-            "timeline": 1,
-            "error": "",
-            "seeded": [],
-        },
-        {
-            "data": "present",
-            "running": True,
-            "standby": False,
-            "system_identifier": "",
-            "timeline": 1,
-            "error": "",
-            "seeded": [],
-        },
-        {
-            "data": "present",
-            "running": False,
-            "standby": True,
-            "system_identifier": "1",
-            "timeline": "x",
-            "error": "",
-            "seeded": [],
-        },
+        {**READABLE, "data": "maybe"},
+        {**READABLE, "standby": None},
+        {**READABLE, "system_identifier": ""},
+        {**READABLE, "running": False, "standby": True, "timeline": "x"},
     ],
 )
 def test_a_report_that_lacks_something_is_unknown(report):
