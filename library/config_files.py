@@ -44,7 +44,8 @@ options:
     default: []
     suboptions: &file
       path: {description: Absolute path., type: path, required: true}
-      content: {description: The whole content. This or O(files[].template)., type: str}
+      content: {description: 'The whole content. This, O(files[].src) or O(files[].template).', type: str}
+      src: {description: File of the control node (the role's C(files) first) to take as it is., type: str}
       template:
         description: Template of the role that gives the content, rendered on the control node.
         type: str
@@ -135,6 +136,7 @@ pending:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.devmentor.file_control import Files
 from ansible.module_utils.devmentor.files import FilesError
+from ansible.module_utils.devmentor.settled import record_of, write
 from ansible.module_utils.devmentor.unit_control import UNITS, Units
 from ansible.module_utils.devmentor.units import UnitError
 
@@ -144,6 +146,7 @@ def file_entries(secret):
         "path": {"type": "path", "required": True},
         "content": {"type": "str", "no_log": secret},
         # The action plugin of the same name has put `content` in their place before this runs.
+        "src": {"type": "str"},
         "template": {"type": "str"},
         "template_vars": {"type": "dict", "default": {}},
         "owner": {"type": "str", "default": "root"},
@@ -153,7 +156,7 @@ def file_entries(secret):
     }
     return {
         "type": "list", "elements": "dict", "default": [], "options": options,
-        "required_one_of": [("content", "template")], "mutually_exclusive": [("content", "template")],
+        "required_one_of": [("content", "src", "template")], "mutually_exclusive": [("content", "src", "template")],
     }  # fmt: skip
 
 
@@ -196,6 +199,8 @@ def main():
             },
             "absent": {"type": "list", "elements": "path", "default": []},
             "units": {**UNITS, "default": []},
+            # From the action plugin of the same name: {directory, name, fingerprint} (settled.py).
+            "record": {"type": "dict"},
         },
         supports_check_mode=True,
     )
@@ -203,6 +208,9 @@ def main():
     try:
         files.apply(module.params)
         units.apply(module.params["units"])
+        if module.params["record"] and not module.check_mode:
+            given = module.params["record"]
+            write(given["directory"], given["name"], record_of(given["fingerprint"], module.params))
     except (FilesError, UnitError, OSError) as error:
         changed = bool(files.changed) and not module.check_mode
         module.fail_json(msg=str(error), changed=changed, changed_paths=files.changed)

@@ -6,7 +6,7 @@ step() { printf 'lint: %s\n' "$1"; shift; "$@"; }
 
 mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 step ruff ruff check .
-step mypy mypy lab tools module_utils filter_plugins action_plugins services/src
+step mypy mypy lab tools module_utils filter_plugins action_plugins callback_plugins services/src
 step yamllint yamllint --strict .
 step shellcheck shellcheck "${scripts[@]}"
 step "generated docs" python -m tools.docs --check

@@ -18,6 +18,7 @@ from .files import (
     Attributes,
     Current,
     FilesError,
+    account_gaps,
     attribute_reasons,
     digest,
     file_reasons,
@@ -53,49 +54,22 @@ class Files:
             raise FilesError(f"{shlex.join(command)} failed with {code}: {(err or out).strip()}")
 
     # users -------------------------------------------------------------
-    def group(self, name: str, system: bool = True) -> None:
-        try:
-            grp.getgrnam(name)
-        except KeyError:
-            self.note(f"group {name}", "missing", "", f"group {name}\n")
-            if not self.check:
-                self.run(["groupadd", *(["--system"] if system else []), name])
-
     def user(self, want: Item) -> None:
-        primary = want["group"] or want["name"]
-        for group in [primary, *want["groups"]]:
-            self.group(group, want["system"])
-        try:
-            have = pwd.getpwnam(want["name"])
-        except KeyError:
-            self.note(f"user {want['name']}", "missing", "", f"user {want['name']} groups {want['groups']}\n")
-            if self.check:
-                return
-            self.run(
-                [
-                    "useradd",
-                    *(["--system"] if want["system"] else []),
-                    "--gid",
-                    primary,
-                    "--home-dir",
-                    want["home"],
-                    "--no-create-home",
-                    "--shell",
-                    want["shell"],
-                    want["name"],
-                ]
-            )
-            have = pwd.getpwnam(want["name"])
-        for group in want["groups"]:
-            try:
-                entry = grp.getgrnam(group)
-            except KeyError:
-                continue  # check mode: noted above as missing
-            if want["name"] in entry.gr_mem or entry.gr_gid == have.pw_gid:
-                continue
-            self.note(f"user {want['name']}", f"not in group {group}", "", f"{want['name']} in {group}\n")
+        name, primary = want["name"], want["group"] or want["name"]
+        system = ["--system"] if want["system"] else []
+        for kind, gap in account_gaps(want):
+            if kind == "group":
+                self.note(f"group {gap}", "missing", "", f"group {gap}\n")
+                command = ["groupadd", *system, gap]
+            elif kind == "user":
+                self.note(f"user {name}", "missing", "", f"user {name}\n")
+                home = ["--home-dir", want["home"], "--no-create-home"]
+                command = ["useradd", *system, "--gid", primary, *home, "--shell", want["shell"], name]
+            else:
+                self.note(f"user {name}", f"not in group {gap}", "", f"{name} in {gap}\n")
+                command = ["usermod", "--append", "--groups", gap, name]
             if not self.check:
-                self.run(["usermod", "--append", "--groups", group, want["name"]])
+                self.run(command)
 
     # paths -------------------------------------------------------------
     def own(self, path: str, want: Attributes) -> None:

@@ -8,6 +8,8 @@ import hashlib
 import os
 import pwd
 import stat
+from collections.abc import Mapping
+from typing import Any
 
 
 class FilesError(Exception):
@@ -98,6 +100,20 @@ def attribute_reasons(current: Current, want: Attributes) -> list[str]:
 def digest(content: bytes) -> str:
     """Short sha256 of a content, for diffs that must not show it."""
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+def account_gaps(want: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an entry of `users` lacks, in the order to make it: ("group", name), ("user", name), ("member", group)."""
+    primary = want["group"] or want["name"]
+    groups = {group.gr_name: group for group in grp.getgrall()}
+    gaps = [("group", name) for name in dict.fromkeys([primary, *want["groups"]]) if name not in groups]
+    try:
+        gid = pwd.getpwnam(want["name"]).pw_gid
+        own = {name for name, group in groups.items() if group.gr_gid == gid or want["name"] in group.gr_mem}
+    except KeyError:
+        gaps.append(("user", want["name"]))
+        own = {primary}
+    return gaps + [("member", group) for group in want["groups"] if group not in own]
 
 
 def missing_parents(path: str) -> list[str]:

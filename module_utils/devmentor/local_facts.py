@@ -7,7 +7,7 @@ from typing import Any
 
 
 def held(variables: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """`releases` or `artifacts` of the host whose task variables these are.
+    """`releases`, `artifacts` or `settled` of the host whose task variables these are.
 
     Empty where facts were not gathered, or with anything else in their place (a fact that fails is a text): who asks
     then looks on the host.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .units import SHOW_PROPERTIES, UnitError, UnitState, Want, changed_at, decide, parse_show
 
 if TYPE_CHECKING:
-    from ansible.module_utils.basic import AnsibleModule
+    from collections.abc import Iterable, Mapping
 
 # The argument spec of a list of units; DOCUMENTATION of service_units describes it.
 UNITS: dict[str, Any] = {
@@ -45,7 +45,30 @@ UNITS: dict[str, Any] = {
     },
 }
 
+class Host(Protocol):
+    """What of an AnsibleModule is used here."""
+
+    @property
+    def check_mode(self) -> bool: ...
+
+    def run_command(self, args: list[str], /) -> tuple[int, str, str]: ...
+
+
+SHOW = ("show", "--property=" + ",".join(SHOW_PROPERTIES))
 STAMPS = "/run/devmentor/loaded"  # one empty file per reloaded unit: systemd keeps no time of the last reload
+
+
+def show_all(host: Host, names: Iterable[str]) -> dict[str, UnitState]:
+    """The units' states, asked in one call. Empty where the answer cannot be told apart: each is asked alone then."""
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return {}
+    code, out, _ = host.run_command(["systemctl", *SHOW, *wanted])
+    parts = out.strip().split("\n\n")
+    if code != 0 or len(parts) != len(wanted):
+        return {}
+    boot = time.time() - time.monotonic()
+    return {name: parse_show(part, boot) for name, part in zip(wanted, parts, strict=True)}
 
 
 class Units:
@@ -54,8 +77,9 @@ class Units:
     With `report` it acts on nothing and waits for nothing: `pending` then has what a run would do or wait for.
     """
 
-    def __init__(self, module: AnsibleModule, report: bool) -> None:
+    def __init__(self, module: Host, report: bool, known: Mapping[str, UnitState] | None = None) -> None:
         self.module = module
+        self._known = dict(known or {})
         self.report = report
         self.passive: bool = module.check_mode or report
         self.actions: list[str] = []
@@ -70,6 +94,8 @@ class Units:
 
     def apply(self, items: list[dict[str, Any]]) -> None:
         """Treats units as described by UNITS, in this order. Raises UnitError at the first that cannot be had."""
+        if self.passive:
+            self._known = {**show_all(self.module, [item["name"] for item in items]), **self._known}
         for item in items:
             self.one(item)
 
@@ -78,7 +104,9 @@ class Units:
         return answer
 
     def show(self, name: str) -> UnitState:
-        code, out, err = self.systemctl("show", "--property=" + ",".join(SHOW_PROPERTIES), name)
+        if name in self._known:
+            return self._known[name]
+        code, out, err = self.systemctl(*SHOW, name)
         if code != 0:
             raise UnitError(f"{name}: systemctl show failed with {code}: {err.strip()}")
         return parse_show(out, boot=time.time() - time.monotonic())

@@ -27,6 +27,8 @@ def host(tmp_path: Path) -> Path:
         __base_packages=["dpkg", "no-such-package"],
         devmentor_release_dir=str(tmp_path / "opt"),
         devmentor_state_dir=str(tmp_path / "var"),
+        devmentor_settled_dir=str(tmp_path / "settled"),
+        __base_library_dir=str(TEMPLATE.parents[3] / "module_utils"),
     )
     (tmp_path / "fact.py").write_text(text)
     for name in ("opt", "var"):
@@ -50,7 +52,7 @@ def release(host: Path, app: str, recorded: str, linked: str, there: bool = True
 
 def test_a_host_with_nothing(host: Path) -> None:
     said = fact(host)
-    assert said["releases"] == said["artifacts"] == {}
+    assert said["releases"] == said["artifacts"] == said["settled"] == {}
     assert "no-such-package" not in said["packages"]
 
 
