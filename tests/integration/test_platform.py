@@ -118,11 +118,16 @@ def test_limit_to_one_host_and_tags_of_one_component(deployed: Path) -> None:
     assert tasks == {"qdrant"}
 
 
+def replaceable(reader: Inventory) -> str:
+    """A host with a QWEN instance that is neither the PostgreSQL primary nor the object store's only one."""
+    primary = str(reader.value("lab1", "postgres_bootstrap_primary"))
+    return next(host for host in reader.hosts("qwen") if host != primary and host not in reader.hosts("objectstore"))
+
+
 def test_a_lost_host_that_is_not_the_primary_leaves_the_gateway_answering(deployed: Path) -> None:
     reader = Inventory(deployed)
     client = ask.client_of(reader)
-    primary = str(reader.value("lab1", "postgres_bootstrap_primary"))
-    victim = next(host for host in reader.hosts("qwen") if host != primary and host not in reader.hosts("objectstore"))
+    victim = replaceable(reader)
     lab(deployed, "kill", victim).require()
     try:
         deadline = time.monotonic() + 60
@@ -152,6 +157,26 @@ def test_a_lost_host_that_is_not_the_primary_leaves_the_gateway_answering(deploy
     while (run := playbook("verify", deployed)).status != 0 and time.monotonic() < deadline:
         time.sleep(5)
     run.require()
+
+
+def test_a_host_declared_lost_is_left_out_and_comes_back(deployed: Path, tmp_path: Path) -> None:
+    """The group `offline`: the rest deploys and verifies without the host, then with it again."""
+    reader = Inventory(deployed)
+    lost = replaceable(reader)
+    declared = tmp_path / "offline.yml"
+    declared.write_text(json.dumps({"all": {"children": {"offline": {"hosts": {lost: {}}}}}}))
+    lab(deployed, "kill", lost).require()
+    try:
+        without = playbook("site", deployed, "-i", str(declared)).require()
+        assert lost not in without.recap()
+        green = playbook("verify", deployed, "-i", str(declared)).require()
+        assert lost not in {row.host for row in verify_table.rows(green.output)}
+        ask.chat(ask.client_of(reader), f"Is anybody there? {time.monotonic()}")
+    finally:
+        lab(deployed, "start", lost).require()
+    playbook("site", deployed).require()
+    playbook("verify", deployed).require()
+    assert playbook("site", deployed, "--limit", lost).require().changed() == {}
 
 
 def shown_secrets(inventory: Path, output: str) -> list[str]:
