@@ -74,9 +74,10 @@ async def pending_versions(
 
 
 async def recent_turns(c: Connection, tenant: str, conversation_id: str, limit: int) -> list[Turn]:
-    """The latest turns, newest first."""
+    """The latest turns that were not deleted, newest first."""
     cursor = await c.execute(
         "SELECT v.document_id, v.role, v.content FROM versions v"
+        " JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id AND d.deleted_version < v.version"
         " WHERE v.tenant = %s AND v.conversation_id = %s AND v.kind = 'turn' AND v.content IS NOT NULL"
         " ORDER BY v.seq DESC LIMIT %s",
         (tenant, conversation_id, limit),
