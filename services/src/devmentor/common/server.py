@@ -72,18 +72,8 @@ def run(app: Starlette, settings: ServiceSettings, *, alive: Callable[[], bool] 
     server = _Server(config, app.state.readiness, settings.drain_delay_s, alive)
 
     async def main() -> None:
-        if context is not None and settings.tls_cert and settings.tls_key:
-            cert, key, ca, live = settings.tls_cert, settings.tls_key, settings.tls_ca, context
-
-            def renew() -> None:
-                try:
-                    live.load_cert_chain(cert, key)
-                    live.load_verify_locations(ca)
-                    log.info("certificate read again")
-                except (OSError, ssl.SSLError) as error:
-                    log.error("certificate not usable, the former one stays in force", extra={"reason": str(error)})
-
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
+        if context is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.reload)
         await server.serve()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -17,7 +17,7 @@ from devmentor.pbml.models import ContextRequest, watermark_seq
 from devmentor.pbml.preprocess import chunk, embedding_input, normalise, words
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import chunks, generations, ledger
-from devmentor.pbml.store.ledger import Pending, Turn
+from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.tokens import TokenCounter
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ FETCH_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 DEGRADED = Counter("pbml_fetch_degraded", "Fetches that answered without a part", ["part"])
+MISSING = Counter("pbml_fetch_missing", "Fetches that could not draw on acknowledged versions", ["state"])
 SERVED = Counter("pbml_fetch_chunks", "Chunks that were served", ["source"])
 
 _SHORTEST_CUT = 16
@@ -58,6 +59,7 @@ class _State:
     conversation_generation: int
     turns: list[Turn]
     pending: list[Pending]
+    missing: Missing
 
 
 class ContextService:
@@ -116,6 +118,7 @@ class ContextService:
         async with self._db.read() as c:
             documents, turns_generation = await generations.current(c, tenant, conversation)
             pending: list[Pending] = []
+            seq: int | None = None
             if request.watermark is not None:
                 seq = watermark_seq(request.watermark)
                 if not await ledger.watermark_exists(c, tenant, seq):
@@ -134,7 +137,9 @@ class ContextService:
                 if conversation is not None and self._s.fetch_turns
                 else []
             )
-        return _State(documents, turns_generation, turns, pending)
+            served = [*(p.seq for p in pending), *(turn.seq for turn in turns)]
+            missing = await ledger.missing_versions(c, tenant, seq, conversation, request.filters.document_ids, served)
+        return _State(documents, turns_generation, turns, pending, missing)
 
     async def _live(
         self, tenant: str, request: ContextRequest, vector: Vector | None, degraded: list[str]
@@ -215,6 +220,9 @@ class ContextService:
         chosen, cost = fit_chunks([c for c in candidates if c.document_id not in shown], budget - spent, self._counter)
         for item in chosen:
             SERVED.labels(item["source"]).inc()
+        for name, count in asdict(state.missing).items():
+            if count:
+                MISSING.labels(name).inc()
         return {
             "chunks": chosen,
             "turns": [{"role": turn.role, "content": turn.content} for turn in turns],
@@ -222,6 +230,7 @@ class ContextService:
             "context_version": context_version(
                 state.documents_generation, state.conversation_generation, state.pending
             ),
+            "missing": asdict(state.missing),
         }
 
 

@@ -21,18 +21,19 @@ DEPENDENCY_AWAY = (DatabaseUnavailable, OutcomeUnknown, EmbedderUnavailable, Ind
 _LONGEST_WAIT_S = 30
 
 
-class Retry(BaseRetryStrategy):  # type: ignore[misc] # untyped for mypy: follow_imports = skip
-    """Forever where a dependency is away or the worker stops, `max_attempts` times where the document is the reason."""
+class GivenUp(Exception):
+    """The version failed by its own fault as often as it may."""
 
-    def __init__(self, max_attempts: int) -> None:
-        self.max_attempts = max_attempts
+
+class Retry(BaseRetryStrategy):  # type: ignore[misc] # untyped for mypy: follow_imports = skip
+    """Forever, until the version is given up. The job's attempts tell nothing of that: most may have been waits."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        """Exponential, 1 s to 30 s."""
+        """Exponential, 1 s to 30 s; at once where the worker stops."""
+        if isinstance(exception, GivenUp):
+            return None
         if isinstance(exception, asyncio.CancelledError):
             return RetryDecision(retry_in={"seconds": 0})
-        if not isinstance(exception, DEPENDENCY_AWAY) and job.attempts + 1 >= self.max_attempts:
-            return None
         return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 10), _LONGEST_WAIT_S)})
 
 

@@ -19,9 +19,9 @@ from devmentor.pbml import jobs
 from devmentor.pbml.api import make_embedder
 from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
-from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
+from devmentor.pbml.db import Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.index import Index
-from devmentor.pbml.pipeline import Pipeline
+from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import idempotency, operations, versions
 
@@ -59,9 +59,8 @@ class Worker:
         self._pipeline = Pipeline(
             self.database, self.index, self._batches.embed, settings.chunk_chars, settings.job_timeout_s
         )
-        self._retry = jobs.Retry(settings.job_max_attempts)
         self._app = jobs.create(procrastinate.PsycopgConnector())
-        self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=self._retry)(self._process)
+        self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._running = False
         self._worker_id: int | None = None
         self._under_way: set[int] = set()
@@ -115,14 +114,15 @@ class Worker:
             log.warning("job waits for a dependency", extra={"reason": str(error), "document": document_id})
             raise
         except Exception as error:
-            if self._retry.get_retry_decision(exception=error, job=context.job) is None:
-                reason = f"{type(error).__name__}: {error}"
-                log.exception("version given up", extra={"tenant": tenant, "document": document_id, "version": version})
-
-                async def park(c: Connection) -> None:
-                    await versions.mark_failed(c, tenant, document_id, version, reason)
-
-                await self.database.write(park)
+            reason = f"{type(error).__name__}: {error}"
+            log.exception("version failed", extra={"tenant": tenant, "document": document_id, "version": version})
+            failed = await self.database.write(
+                lambda c: versions.count_failure(c, tenant, document_id, version, reason, self._s.job_max_attempts)
+            )
+            if failed.value is not None:
+                log.error("version given up", extra={"tenant": tenant, "document": document_id, "version": version})
+                VERSIONS.labels(failed.value, "failed").inc()
+                raise jobs.GivenUp(reason) from error
             raise
 
     async def _loop(self) -> None:

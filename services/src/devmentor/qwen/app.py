@@ -22,7 +22,7 @@ from devmentor.common.errors import ApiError
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
 from devmentor.qwen import metrics, sse
-from devmentor.qwen.cache import L1, L2, AnswerCache, NodeTls
+from devmentor.qwen.cache import L1, L2, AnswerCache
 from devmentor.qwen.engine import Engine, EngineLimits
 from devmentor.qwen.pbml import Caller, Pbml
 from devmentor.qwen.requests import parse_chat, parse_embedding, parse_json
@@ -269,11 +269,9 @@ async def _probe_for_ever(engine: Engine, every_s: float) -> None:
 @contextlib.asynccontextmanager
 async def open_tier(settings: QwenSettings, traces: Traces) -> AsyncIterator[tuple[Qwen, dict[str, Engine]]]:
     """Everything that holds connections. At the end, what is still to be stored or written back is waited for."""
-    pbml_tls: ssl.SSLContext | bool = True
-    cache_tls = None
+    ours: ssl.SSLContext | None = None
     if settings.tls_cert and settings.tls_key and settings.tls_ca:
-        pbml_tls = tls.client_context(settings.tls_ca, settings.tls_cert, settings.tls_key)
-        cache_tls = NodeTls(settings.tls_ca, settings.tls_cert, settings.tls_key)
+        ours = tls.client_context(settings.tls_ca, settings.tls_cert, settings.tls_key)
     limits = EngineLimits(
         pool_size=settings.pool_size,
         pool_wait_s=settings.pool_wait_s,
@@ -286,7 +284,7 @@ async def open_tier(settings: QwenSettings, traces: Traces) -> AsyncIterator[tup
     )
     # The pool bounds connections to an engine, not the connector.
     engine_connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-    pbml_connector = aiohttp.TCPConnector(limit=100, keepalive_timeout=30, ssl=pbml_tls)
+    pbml_connector = aiohttp.TCPConnector(limit=100, keepalive_timeout=30, ssl=ours or True)
     async with (
         aiohttp.ClientSession(connector=engine_connector, auto_decompress=False) as engine_session,
         aiohttp.ClientSession(connector=pbml_connector) as pbml_session,
@@ -302,7 +300,7 @@ async def open_tier(settings: QwenSettings, traces: Traces) -> AsyncIterator[tup
                 settings.cache_nodes,
                 user=settings.cache_user,
                 password=settings.cache_password.get_secret_value(),
-                tls=cache_tls,
+                tls=ours,
                 budget_s=settings.cache_budget_s,
                 keep_s=settings.cache_stale_s,
             )

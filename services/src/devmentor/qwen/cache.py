@@ -11,18 +11,17 @@ request sees of it.
 import asyncio
 import json
 import logging
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from valkey.asyncio import BlockingConnectionPool, Valkey
 from valkey.asyncio.connection import Connection
 from valkey.exceptions import ValkeyError
 
-from devmentor.common.tls import client_context
 from devmentor.qwen import metrics, rendezvous
 
 log = logging.getLogger(__name__)
@@ -123,28 +122,15 @@ class L1:
         metrics.CACHE_BYTES.set(self._bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeTls:
-    """How to speak TLS to the cache nodes, mutually where they ask for it."""
-
-    ca: Path
-    cert: Path
-    key: Path
-
-
 class _TlsConnection(Connection):  # type: ignore[misc] # untyped for mypy: follow_imports = skip
-    """valkey-py's own TLS trusts the system's CAs beside the given one."""
+    """valkey-py's own TLS trusts the system's CAs beside the given one, and reads its files once."""
 
-    def __init__(self, *, tls: NodeTls, **options: Any) -> None:
+    def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
         self._tls = tls
         super().__init__(**options)
 
     def _connection_arguments(self) -> dict[str, Any]:
-        # Read at each connect, so that a renewed certificate is taken up.
-        return {
-            **super()._connection_arguments(),
-            "ssl": client_context(self._tls.ca, self._tls.cert, self._tls.key),
-        }
+        return {**super()._connection_arguments(), "ssl": self._tls}
 
 
 class L2:
@@ -156,7 +142,7 @@ class L2:
         *,
         user: str,
         password: str,
-        tls: NodeTls | None,
+        tls: ssl.SSLContext | None,
         budget_s: float,
         keep_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -169,7 +155,7 @@ class L2:
         self._clients = {node: self._client(node, user, password, tls) for node in nodes}
 
     @staticmethod
-    def _client(node: str, user: str, password: str, tls: NodeTls | None) -> Valkey:
+    def _client(node: str, user: str, password: str, tls: ssl.SSLContext | None) -> Valkey:
         host, _, port = node.rpartition(":")
         options: dict[str, Any] = {
             "host": host.strip("[]"),

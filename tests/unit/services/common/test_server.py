@@ -16,7 +16,7 @@ import pytest
 from cryptography import x509
 
 from devmentor.common import notify
-from devmentor.common.tls import client_context
+from devmentor.common.tls import client_context, server_context
 from tests.unit.services.authority import Authority
 
 SOURCES = Path(__file__).resolve().parents[4] / "services" / "src"
@@ -25,7 +25,7 @@ SERVICE = textwrap.dedent("""
     import asyncio
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
-    from devmentor.common import logs, server
+    from devmentor.common import logs, server, tls
     from devmentor.common.health import Readiness
     from devmentor.common.settings import ServiceSettings, service_config
     from devmentor.common.web import create_app
@@ -37,9 +37,17 @@ SERVICE = textwrap.dedent("""
         await asyncio.sleep(1.0)
         return PlainTextResponse("done")
 
+    async def call_out(request):
+        port = int(request.query_params["port"])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=outgoing)
+        writer.close()
+        return PlainTextResponse("called")
+
     settings = Settings()
+    outgoing = tls.client_context(settings.tls_ca, settings.tls_cert, settings.tls_key)
     logs.configure("t", settings.log_level)
-    server.run(create_app("t", readiness=Readiness("t", []), routes=[Route("/slow", slow)]), settings)
+    routes = [Route("/slow", slow), Route("/call-out", call_out)]
+    server.run(create_app("t", readiness=Readiness("t", []), routes=routes), settings)
 """)
 
 
@@ -67,6 +75,12 @@ class Running:
         }
         self.process = subprocess.Popen([sys.executable, "-c", SERVICE], env=environment)
         self.url = f"https://127.0.0.1:{self.port}"
+
+    def renew(self, ca: Authority) -> None:
+        cert, key = ca.issue("renewed")
+        self.cert.write_bytes(cert.read_bytes())
+        self.key.write_bytes(key.read_bytes())
+        self.process.send_signal(signal.SIGHUP)
 
     def wait_for(self, line: str) -> None:
         deadline = time.monotonic() + 15
@@ -131,14 +145,36 @@ async def test_sighup_takes_up_a_new_certificate(running, ca):
 
     running.wait_for("READY=1")
     before = serial()
-    cert, key = ca.issue("renewed")
-    running.cert.write_bytes(cert.read_bytes())
-    running.key.write_bytes(key.read_bytes())
-    running.process.send_signal(signal.SIGHUP)
+    running.renew(ca)
     deadline = time.monotonic() + 5
     while serial() == before:
         assert time.monotonic() < deadline, "the old certificate is still served"
         await asyncio.sleep(0.05)
+
+
+async def test_sighup_takes_up_a_new_certificate_for_calls_to_others(running, ca):
+    shown: list[bytes] = []
+
+    async def connected(_reader, writer):
+        shown.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.close()
+
+    running.wait_for("READY=1")
+    trusted = client_context(ca.path, *ca.issue("client"))
+    peer = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=server_context(*ca.issue("peer"), ca.path))
+    async with peer, httpx.AsyncClient(verify=trusted, base_url=running.url) as session:
+        port = peer.sockets[0].getsockname()[1]
+
+        async def call_out() -> bytes:
+            assert (await session.get(f"/call-out?port={port}")).text == "called"
+            return shown[-1]
+
+        before = await call_out()
+        running.renew(ca)
+        deadline = time.monotonic() + 5
+        while await call_out() == before:
+            assert time.monotonic() < deadline, "the old certificate is still shown"
+            await asyncio.sleep(0.05)
 
 
 def test_without_systemd_nothing_is_sent(monkeypatch):
@@ -155,8 +191,6 @@ def test_watchdog_of_another_process_is_not_ours(monkeypatch):
 
 
 def test_server_context_demands_a_client_certificate(ca):
-    from devmentor.common.tls import server_context
-
     context = server_context(*ca.issue("server"), ca.path)
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2

@@ -1,14 +1,18 @@
 """Point ids and the comparison of a collection with its declaration."""
 
+import ssl
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from aiohttp import web
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+from devmentor.common import tls
 from devmentor.pbml.index import Index, IndexUnavailable, point_id
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store.chunks import pack, unpack
+from tests.unit.services.authority import Authority
 
 
 def test_point_ids_are_stable_and_apart():
@@ -70,3 +74,31 @@ async def test_only_a_refused_request_is_not_worth_another_try(status, raised, a
         await index._call("search", call)
     assert len(clients) == asked
     await index.close()
+
+
+async def test_a_peer_of_a_renewed_ca_is_trusted_after_a_reload(tmp_path):
+    (tmp_path / "next").mkdir()
+    ca, successor = Authority(tmp_path, "ca"), Authority(tmp_path / "next", "successor")
+    cert, key = ca.issue("pbml")
+
+    async def info(_request):
+        return web.json_response({"title": "qdrant", "version": "1.0.0"})
+
+    app = web.Application()
+    app.router.add_get("/", info)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    listener = tls.server_context(*successor.issue("qdrant"), ca.path)
+    listener.verify_mode = ssl.CERT_NONE
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=listener).start()
+    url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+    index = Index(Settings(tenants_file=None, qdrant_urls=[url], tls_cert=cert, tls_key=key, tls_ca=ca.path))
+    try:
+        with pytest.raises(IndexUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await index._call("info", lambda client: client.info())
+        ca.path.write_bytes(successor.path.read_bytes())
+        tls.reload()
+        assert (await index._call("info", lambda client: client.info())).title == "qdrant"
+    finally:
+        await index.close()
+        await runner.cleanup()

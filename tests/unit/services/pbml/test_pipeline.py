@@ -1,84 +1,11 @@
 """The way of a version to readers, against the pipeline's own statements on a ledger in memory."""
 
-import sqlite3
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-
 import pytest
+from pbml_doubles import Ledger
 
 from devmentor.pbml.pipeline import Pipeline
 from devmentor.pbml.store import versions
 from devmentor.pbml.store.versions import Version
-
-TABLES = """
-    CREATE TABLE documents (tenant, document_id, live_version DEFAULT 0, deleted_version DEFAULT 0);
-    CREATE TABLE versions (tenant, document_id, version, kind, conversation_id, title, metadata, content,
-        status DEFAULT 'received', failure, chunks, embedded_at, indexed_at, live_at);
-    CREATE TABLE chunks (tenant, document_id, version, chunk, conversation_id, section, start_char, end_char, body,
-        embedding);
-    CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));
-"""
-
-
-class Ledger:
-    """Database and connection in one: SQLite is near enough to PostgreSQL for the statements of a pipeline."""
-
-    def __init__(self) -> None:
-        self.db = sqlite3.connect(":memory:", isolation_level=None)
-        self.db.row_factory = sqlite3.Row
-        self.db.create_function("now", 0, lambda: 0)
-        self.db.create_function("greatest", 2, max)
-        self.db.executescript(TABLES)
-        self.db.execute("INSERT INTO documents (tenant, document_id) VALUES ('t', 'd')")
-
-    def accept(self, version: int, kind: str = "document") -> None:
-        self.db.execute(
-            "INSERT INTO versions (tenant, document_id, version, kind, content) VALUES ('t', 'd', ?, ?, ?)",
-            (version, kind, f"text {version}" if kind == "document" else None),
-        )
-        if kind == "deletion":
-            self.db.execute("UPDATE documents SET deleted_version = ?", (version,))
-
-    @asynccontextmanager
-    async def read(self, timeout_s=None):
-        yield self
-
-    async def write(self, work, timeout_s=None):
-        return SimpleNamespace(value=await work(self))
-
-    async def execute(self, statement, values=()):
-        cursor = self.db.execute(statement.replace("%s", "?"), values)
-
-        async def fetchone():
-            row = cursor.fetchone()
-            return dict(row) if row else None
-
-        async def fetchall():
-            return [dict(row) for row in cursor.fetchall()]
-
-        return SimpleNamespace(rowcount=cursor.rowcount, fetchone=fetchone, fetchall=fetchall)
-
-    def cursor(self):
-        @asynccontextmanager
-        async def copy(_statement):
-            async def write_row(row):
-                self.db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-            yield SimpleNamespace(write_row=write_row)
-
-        return SimpleNamespace(copy=copy)
-
-    @property
-    def statuses(self) -> list[str]:
-        return [row["status"] for row in self.db.execute("SELECT status FROM versions ORDER BY version")]
-
-    @property
-    def texts(self) -> list[str | None]:
-        return [row["content"] for row in self.db.execute("SELECT content FROM versions ORDER BY version")]
-
-    @property
-    def chunked(self) -> list[int]:
-        return [row["version"] for row in self.db.execute("SELECT version FROM chunks ORDER BY version")]
 
 
 class Points:

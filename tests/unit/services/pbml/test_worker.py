@@ -3,10 +3,14 @@
 import asyncio
 
 import pytest
+from pbml_doubles import Ledger
 from procrastinate.exceptions import ConnectorException
 from procrastinate.testing import InMemoryConnector
+from prometheus_client import REGISTRY
 
 from devmentor.pbml import jobs
+from devmentor.pbml.embedder import EmbedderUnavailable, TextRefused
+from devmentor.pbml.index import IndexUnavailable
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.worker import Worker
 
@@ -24,14 +28,19 @@ class Queue(InMemoryConnector):
 
 
 class Pipeline:
+    """The next runs end with `failures`, one each."""
+
     def __init__(self) -> None:
         self.runs: list[int] = []
+        self.failures: list[Exception] = []
         self.release = asyncio.Event()
         self.release.set()
 
     async def run(self, _tenant, _document_id, version) -> None:
         self.runs.append(version)
         await self.release.wait()
+        if self.failures:
+            raise self.failures.pop(0)
 
 
 async def until(condition) -> None:
@@ -49,6 +58,7 @@ async def queue():
 async def worker(queue):
     made = Worker(Settings(tenants_file=None, worker_poll_s=0.02))
     made._pipeline = Pipeline()
+    made.database = Ledger()
     with made._app.replace_connector(queue):
         loop = asyncio.create_task(made._loop())
         yield made
@@ -84,3 +94,26 @@ async def test_a_job_that_runs_is_left_alone(worker, queue):
     worker._pipeline.release.set()
     await until(lambda: not queue.jobs)
     assert worker._pipeline.runs == [1]
+
+
+async def test_waits_for_a_dependency_use_up_no_tries(worker, queue, monkeypatch):
+    monkeypatch.setattr(jobs, "_LONGEST_WAIT_S", 0)
+    away = [IndexUnavailable("away"), EmbedderUnavailable("away")] * 5
+    worker._pipeline.failures = [*away, *[TextRefused("no")] * 4, *away]
+    worker.database.accept(1)
+    await defer(worker, 1)
+    await until(lambda: not queue.jobs)
+    assert not worker._pipeline.failures
+    assert (worker.database.column("status"), worker.database.column("failed_runs")) == (["received"], [4])
+
+
+async def test_a_version_that_fails_by_itself_is_parked_with_the_reason(worker, queue, monkeypatch):
+    monkeypatch.setattr(jobs, "_LONGEST_WAIT_S", 0)
+    worker._pipeline.failures = [IndexUnavailable("away"), *[TextRefused("no")] * 9]
+    worker.database.accept(1)
+    parked = REGISTRY.get_sample_value("pbml_versions_total", {"kind": "document", "result": "failed"}) or 0
+    await defer(worker, 1)
+    await until(lambda: [job["status"] for job in queue.jobs.values()] == ["failed"])
+    assert len(worker._pipeline.runs) == 6
+    assert (worker.database.statuses, worker.database.column("failure")) == (["failed"], ["TextRefused: no"])
+    assert REGISTRY.get_sample_value("pbml_versions_total", {"kind": "document", "result": "failed"}) == parked + 1

@@ -22,15 +22,15 @@ async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
 
 
 @asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
+async def serving(app: web.Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """The application's base URL while it is served."""
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     port = runner.addresses[0][1]
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     finally:
         await runner.cleanup()
 
@@ -149,6 +149,8 @@ class Pbml:
         self.written: list[tuple[dict[str, Any], str | None]] = []
         self.versions_asked = 0
         self.authorizations: set[str] = set()
+        self.certificate: bytes | None = None
+        self.closes = False
         self.app = web.Application()
         self.app.add_routes(
             [
@@ -157,6 +159,7 @@ class Pbml:
                 web.post("/v1/turns", self._turn),
             ]
         )
+        self.app.on_response_prepare.append(self._close)
 
     def learn(self, text: str) -> None:
         """A document becomes live."""
@@ -173,8 +176,14 @@ class Pbml:
         )
         self.version = f"d{len(self.chunks) + 1}.c0"
 
+    async def _close(self, _request: web.Request, response: web.StreamResponse) -> None:
+        if self.closes:
+            response.force_close()
+
     def _unless_down(self, request: web.Request) -> None:
         self.authorizations.add(request.headers.get("Authorization", ""))
+        channel = request.get_extra_info("ssl_object")
+        self.certificate = channel.getpeercert(binary_form=True) if channel is not None else None
         if self.down:
             raise web.HTTPServiceUnavailable
         if self.status != 200:
@@ -212,6 +221,7 @@ class CacheNode:
         self.expiries: dict[bytes, int] = {}
         self.delay = 0.0
         self.commands: list[bytes] = []
+        self.certificates: list[bytes] = []
         self._writers: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
@@ -228,6 +238,9 @@ class CacheNode:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        channel = writer.get_extra_info("ssl_object")
+        if channel is not None:
+            self.certificates.append(channel.getpeercert(binary_form=True))
         try:
             while header := await reader.readline():
                 words = []

@@ -1,7 +1,12 @@
 """Context from PBML: in the prompt, in the cache's key, in the trace, and an answer without it."""
 
+from pathlib import Path
+
 from conftest import StartTier, Tier
-from qwen_doubles import SAID, Engine, Pbml
+from qwen_doubles import SAID, Engine, Pbml, serving
+
+from devmentor.common import tls
+from tests.unit.services.authority import Authority
 
 
 async def test_context_is_in_the_prompt_with_its_source(grounded: Tier, engine: Engine, pbml: Pbml) -> None:
@@ -100,3 +105,21 @@ async def test_the_trace_shows_what_the_engine_got(grounded: Tier, engine: Engin
     assert (
         await grounded.request("GET", "/v1/traces/unknown", headers={"Authorization": f"Bearer {admin_key}"})
     ).status == 404
+
+
+async def test_pbml_is_shown_the_renewed_certificate_by_new_connections(
+    start: StartTier, pbml: Pbml, tmp_path: Path
+) -> None:
+    ca = Authority(tmp_path, "ca")
+    cert, key = ca.issue("client")
+    server = tls.server_context(*ca.issue("server"), ca.path)
+
+    async with serving(pbml.app, server) as url:
+        tier = await start(pbml_urls=[url], tls_cert=cert, tls_key=key, tls_ca=ca.path)
+        await tier.chat("first")
+        before = pbml.certificate
+        ca.issue("client")
+        tls.reload()
+        pbml.closes = True
+        await tier.chat("second")
+        assert pbml.certificate not in (None, before)

@@ -7,8 +7,8 @@ import pytest
 from conftest import StartTier
 from qwen_doubles import SAID, CacheNode, Engine
 
-from devmentor.common.tls import server_context
-from devmentor.qwen.cache import L2, Entry, NodeTls
+from devmentor.common import tls
+from devmentor.qwen.cache import L2, Entry
 from tests.unit.services.authority import Authority
 
 
@@ -54,9 +54,24 @@ async def test_a_node_is_trusted_by_our_ca_alone(tmp_path: Path, monkeypatch: py
     client = ours.issue("client")
     server = {"ours": ours, "system": system}[issuer].issue("server")
     node = CacheNode()
-    async with node.serving(server_context(*server, ours.path)) as address:
-        l2 = L2([address], user="u", password="p", tls=NodeTls(ours.path, *client), budget_s=2, keep_s=60)
+    async with node.serving(tls.server_context(*server, ours.path)) as address:
+        l2 = L2([address], user="u", password="p", tls=tls.client_context(ours.path, *client), budget_s=2, keep_s=60)
         await l2.connect()
         await l2.put("k", Entry(b"answer", "v", 0.0))
         assert bool(node.keys) is (issuer == "ours")
+        await l2.close()
+
+
+async def test_a_new_connection_to_a_node_shows_the_renewed_certificate(tmp_path: Path) -> None:
+    ours = Authority(tmp_path, "ours")
+    client = ours.issue("client")
+    node = CacheNode()
+    async with node.serving(tls.server_context(*ours.issue("server"), ours.path)) as address:
+        l2 = L2([address], user="u", password="p", tls=tls.client_context(ours.path, *client), budget_s=2, keep_s=60)
+        await l2.connect()
+        ours.issue("client")
+        tls.reload()
+        node.delay = 0.1
+        await asyncio.gather(l2.get("a"), l2.get("b"))  # the second finds the first connection taken
+        assert len(node.certificates) == len(set(node.certificates)) == 2
         await l2.close()

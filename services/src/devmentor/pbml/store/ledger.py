@@ -6,6 +6,8 @@ from typing import Any
 
 from devmentor.pbml.db import Connection
 
+_NO_WATERMARK = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -20,9 +22,18 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Acknowledged versions that an answer does not draw on: given up, and on their way to the index."""
+
+    failed: int
+    unindexed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """A turn of a conversation."""
 
+    seq: int
     document_id: str
     role: str
     content: str
@@ -73,10 +84,57 @@ async def pending_versions(
     return [Pending(**row) for row in await cursor.fetchall()]
 
 
-async def recent_turns(c: Connection, tenant: str, conversation_id: str, limit: int) -> list[Turn]:
-    """The latest turns, newest first."""
+async def missing_versions(
+    c: Connection,
+    tenant: str,
+    up_to: int | None,
+    conversation_id: str | None,
+    document_ids: Sequence[str] | None,
+    served: Sequence[int],
+) -> Missing:
+    """How many documents and turns have a newest version, up to the watermark, that is neither live nor `served`.
+
+    Counted among the newest 100 that failed and the newest 100 that wait: a tenant may have any number.
+    """
     cursor = await c.execute(
-        "SELECT v.document_id, v.role, v.content FROM versions v"
+        "WITH late AS ("
+        "SELECT * FROM (SELECT tenant, document_id, version, status FROM versions"
+        " WHERE status = 'failed' AND tenant = %(tenant)s AND seq <= %(up_to)s"
+        " AND NOT (seq = ANY(%(served)s::bigint[]))"
+        " AND (kind = 'document' OR conversation_id = %(conversation)s)"
+        " AND (%(ids)s::text[] IS NULL OR document_id = ANY(%(ids)s) OR kind = 'turn')"
+        " ORDER BY seq DESC LIMIT 100) failed"
+        " UNION ALL "
+        "SELECT * FROM (SELECT tenant, document_id, version, status FROM pending_versions"
+        " WHERE tenant = %(tenant)s AND seq <= %(up_to)s"
+        " AND NOT (seq = ANY(%(served)s::bigint[]))"
+        " AND (kind = 'document' OR conversation_id = %(conversation)s)"
+        " AND (%(ids)s::text[] IS NULL OR document_id = ANY(%(ids)s) OR kind = 'turn')"
+        " ORDER BY seq DESC LIMIT 100) pending)"
+        " SELECT count(*) FILTER (WHERE v.status = 'failed') AS failed,"
+        " count(*) FILTER (WHERE v.status <> 'failed') AS unindexed"
+        " FROM late v JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id"
+        " WHERE v.version > greatest(d.live_version, d.deleted_version)"
+        " AND NOT EXISTS (SELECT 1 FROM versions n WHERE n.tenant = v.tenant"
+        " AND n.document_id = v.document_id AND n.version > v.version AND n.seq <= %(up_to)s)",
+        {
+            "tenant": tenant,
+            "up_to": up_to if up_to is not None else _NO_WATERMARK,
+            "conversation": conversation_id,
+            "ids": list(document_ids) if document_ids is not None else None,
+            "served": list(served),
+        },
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Missing(**row)
+
+
+async def recent_turns(c: Connection, tenant: str, conversation_id: str, limit: int) -> list[Turn]:
+    """The latest turns that were not deleted, newest first."""
+    cursor = await c.execute(
+        "SELECT v.seq, v.document_id, v.role, v.content FROM versions v"
+        " JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id AND d.deleted_version < v.version"
         " WHERE v.tenant = %s AND v.conversation_id = %s AND v.kind = 'turn' AND v.content IS NOT NULL"
         " ORDER BY v.seq DESC LIMIT %s",
         (tenant, conversation_id, limit),

@@ -106,10 +106,25 @@ async def finish_deletion(c: Connection, v: Version) -> None:
     )
 
 
-async def mark_failed(c: Connection, tenant: str, document_id: str, version: int, reason: str) -> None:
-    """Parked, with the reason."""
+async def count_failure(
+    c: Connection, tenant: str, document_id: str, version: int, reason: str, max_runs: int
+) -> str | None:
+    """A run failed by the version's own fault. After `max_runs` of them it is parked, with the reason.
+
+    The version's kind where it is given up, None where it is to be tried again.
+    """
+    cursor = await c.execute(
+        "UPDATE versions SET failed_runs = failed_runs + 1"
+        " WHERE tenant = %s AND document_id = %s AND version = %s RETURNING kind, failed_runs",
+        (tenant, document_id, version),
+    )
+    row = await cursor.fetchone()
+    if row is None or row["failed_runs"] < max_runs:
+        return None
     await c.execute(
         "UPDATE pending_versions SET status = 'failed', failure = %s"
         " WHERE tenant = %s AND document_id = %s AND version = %s",
         (reason[:1000], tenant, document_id, version),
     )
+    kind: str = row["kind"]
+    return kind

@@ -1,0 +1,114 @@
+"""What PBML leans on, in memory."""
+
+import json
+import re
+import sqlite3
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+from psycopg.types.json import Jsonb
+
+TABLES = """
+    CREATE TABLE documents (tenant, document_id, latest_version, live_version DEFAULT 0, deleted_version DEFAULT 0,
+        PRIMARY KEY (tenant, document_id));
+    CREATE TABLE versions (seq INTEGER PRIMARY KEY, tenant, document_id, version, kind, conversation_id, role, title,
+        metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks,
+        received_at, embedded_at, indexed_at, live_at);
+    CREATE VIEW pending_versions AS SELECT * FROM versions WHERE status IN ('received', 'embedded', 'indexed');
+    CREATE TRIGGER pending INSTEAD OF UPDATE ON pending_versions BEGIN
+        UPDATE versions SET status = NEW.status, failure = NEW.failure WHERE seq = OLD.seq; END;
+    CREATE TABLE chunks (tenant, document_id, version, chunk, conversation_id, section, start_char, end_char, body,
+        embedding);
+    CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));
+    CREATE TABLE conversations (tenant, conversation_id, generation, PRIMARY KEY (tenant, conversation_id));
+"""
+
+# PostgreSQL's way to say a thing, and SQLite's.
+DIALECT = [
+    (r"%\((\w+)\)s", r":\1"),
+    (r"%s", "?"),
+    (r"::\w+(\[\])?", ""),
+    (r"= ANY\((:\w+)\)", r"IN (SELECT value FROM json_each(\1))"),
+]
+
+
+class Ledger:
+    """Database and connection in one: SQLite is near enough to PostgreSQL for the statements of a pipeline."""
+
+    def __init__(self) -> None:
+        self.db = sqlite3.connect(":memory:", isolation_level=None)
+        self.db.row_factory = sqlite3.Row
+        self.db.create_function("now", 0, lambda: 0)
+        self.db.create_function("greatest", 2, max)
+        self.db.create_function("octet_length", 1, lambda text: len(text.encode()))
+        self.db.executescript(TABLES)
+
+    def accept(self, version: int, kind: str = "document", document: str = "d") -> None:
+        self.db.execute(
+            "INSERT INTO documents (tenant, document_id, latest_version) VALUES ('t', ?, ?)"
+            " ON CONFLICT DO UPDATE SET latest_version = excluded.latest_version",
+            (document, version),
+        )
+        self.db.execute(
+            "INSERT INTO versions (tenant, document_id, version, kind, content) VALUES ('t', ?, ?, ?, ?)",
+            (document, version, kind, f"text {version}" if kind == "document" else None),
+        )
+        if kind == "deletion":
+            self.db.execute("UPDATE documents SET deleted_version = ? WHERE document_id = ?", (version, document))
+
+    @asynccontextmanager
+    async def read(self, timeout_s=None):
+        yield self
+
+    async def write(self, work, timeout_s=None):
+        return SimpleNamespace(value=await work(self))
+
+    async def execute(self, statement, values=()):
+        for postgresql, sqlite in DIALECT:
+            statement = re.sub(postgresql, sqlite, statement)
+        if isinstance(values, dict):
+            bound = {name: _storable(value) for name, value in values.items()}
+        else:
+            bound = [_storable(value) for value in values]
+        cursor = self.db.execute(statement, bound)
+        rows = [dict(row) for row in cursor]
+
+        async def fetchone():
+            return rows.pop(0) if rows else None
+
+        async def fetchall():
+            return rows
+
+        return SimpleNamespace(rowcount=cursor.rowcount, fetchone=fetchone, fetchall=fetchall)
+
+    def cursor(self):
+        @asynccontextmanager
+        async def copy(_statement):
+            async def write_row(row):
+                self.db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+            yield SimpleNamespace(write_row=write_row)
+
+        return SimpleNamespace(copy=copy)
+
+    def column(self, name: str) -> list:
+        """A column of the versions, oldest first."""
+        return [row[name] for row in self.db.execute("SELECT * FROM versions ORDER BY version")]
+
+    @property
+    def statuses(self) -> list[str]:
+        return self.column("status")
+
+    @property
+    def texts(self) -> list[str | None]:
+        return self.column("content")
+
+    @property
+    def chunked(self) -> list[int]:
+        return [row["version"] for row in self.db.execute("SELECT version FROM chunks ORDER BY version")]
+
+
+def _storable(value):
+    if isinstance(value, Jsonb):
+        value = value.obj
+    return json.dumps(value) if isinstance(value, dict | list) else value
