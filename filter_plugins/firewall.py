@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
+
+# Filters run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from module_utils.devmentor.platform_model import STANDBY
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Words of a matrix entry's `to` and `from` that are not inventory groups.
 WORDS = {"all", "any", "self", "control"}
-# Hosts that may take a group's place at any time have its rights from the start.
-STANDBY = {"qwen": "qwen_standby"}
 VRRP = 112  # IP protocol number; a minimal host has no /etc/protocols to take the name from
 
 

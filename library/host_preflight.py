@@ -32,7 +32,10 @@ options:
         required: true
       free_gib: {description: Free space in GiB., type: float, default: 0}
       capacity_gib: {description: Size of the file system in GiB., type: float, default: 0}
-  ports: {description: TCP ports of the host's groups and what they are called., type: dict, default: {}}
+  ports:
+    description: Ports of the host's groups, such as C(6333/tcp), and what they are called.
+    type: dict
+    default: {}
   units:
     description: Units of the platform, patterns allowed. They may hold its ports.
     type: list
@@ -48,7 +51,7 @@ EXAMPLES = r"""
     debian: ["13"]
     needs: [{group: qdrant, cores: 4, memory_gib: 16}]
     disks: [{path: /var/lib, free_gib: 2}]
-    ports: {"6333": qdrant_http}
+    ports: {"6333/tcp": qdrant_http}
 """
 
 RETURN = r"""
@@ -119,7 +122,6 @@ def main():
     now = time.time()
     cores = len(os.sched_getaffinity(0))
     memory = hostcheck.read_memory()
-    ports = {int(port): name for port, name in want["ports"].items()}
     findings = [
         *hostcheck.check_os(pathlib.Path("/etc/os-release").read_text(), want["debian"]),
         *hostcheck.check_machine(
@@ -129,7 +131,7 @@ def main():
         *hostcheck.check_disks(
             want["disks"], {disk["path"]: hostcheck.read_disk(disk["path"]) for disk in want["disks"]}
         ),
-        *hostcheck.check_ports(hostcheck.read_listeners(set(ports)), ports, want["units"]),
+        *hostcheck.check_ports(hostcheck.read_listeners(set(want["ports"])), want["ports"], want["units"]),
         *(hostcheck.check_vip(want["vip"], networks()) if want["vip"] else []),
     ]
     module.exit_json(

@@ -42,9 +42,10 @@ options:
           timeout: {description: Seconds to wait., type: int, default: 30}
   one_at_a_time:
     description:
-      - No two hosts of the task interrupt a running unit at the same time; units that are down start side by side.
-      - Hosts with nothing to do are found side by side and do not wait. Where a host fails, those after it are left as
-        they are and fail with its name.
+      - No two hosts of the task interrupt a running unit at the same time; units that are down start side by side,
+        before that.
+      - Hosts with nothing to do are found side by side and do not wait. Where a host fails, those that would interrupt
+        something after it are left as they are and fail with its name.
     type: bool
     default: false
   report_only:

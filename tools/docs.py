@@ -1,10 +1,10 @@
-"""Generated parts of the documentation: every role's variable table and the communication matrix.
+"""Generated parts of the documentation: every role's variable table, the communication matrix and the tags of site.yml.
 
     python -m tools.docs            writes them
     python -m tools.docs --check    exits 1 and names the files that are out of date
 
-A table stands between two markers, `<!-- variables: begin -->` and `<!-- variables: end -->` (or `matrix:`); the text
-around it is a person's.
+A table stands between two markers, `<!-- variables: begin -->` and `<!-- variables: end -->` (or `matrix:`, `tags:`);
+the text around it is a person's.
 """
 
 from __future__ import annotations
@@ -72,6 +72,29 @@ def variable_table(specs: Mapping[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
+def tag_table(plays: list[Mapping[str, Any]]) -> str:
+    """The Markdown table of the tags of site.yml (parsed), in the order of the run.
+
+    Raises DocsError where a role cannot be run by a tag of its own name.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for play in plays:
+        for task in play.get("tasks", []):
+            role = task["ansible.builtin.import_role"]["name"]
+            if role not in task.get("tags", []):
+                raise DocsError(f"playbooks/site.yml: the role {role} has no tag {role}; every role has its own.")
+            for tag in task["tags"]:
+                row = found.setdefault(tag, {"roles": [], "hosts": []})
+                row["roles"].append(role)
+                hosts = play["hosts"].removesuffix(":!offline").split(":")
+                row["hosts"] += [group for group in hosts if group not in row["hosts"]]
+    lines = ["| tag | roles | hosts of |", "| --- | --- | --- |"]
+    for tag, row in found.items():
+        groups = ["all"] if "all" in row["hosts"] else row["hosts"]
+        lines.append(f"| `{tag}` | {', '.join(row['roles'])} | {', '.join(groups)} |")
+    return "\n".join(lines)
+
+
 def replaced(text: str, marker: str, table: str, name: str) -> str:
     """`text` with what stands between the two markers replaced by `table`.
 
@@ -109,6 +132,10 @@ def pages(root: Path) -> Iterator[tuple[Path, str, str]]:
     old = page.read_text()
     table = matrix_table(matrix, _yaml(data / "ports.yml")["devmentor_ports"])
     yield page, old, replaced(old, "matrix", table, str(page.relative_to(root)))
+    page = root / "docs" / "from-lab-to-production.md"
+    old = page.read_text()
+    table = tag_table(_yaml(root / "playbooks" / "site.yml"))
+    yield page, old, replaced(old, "tags", table, str(page.relative_to(root)))
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:

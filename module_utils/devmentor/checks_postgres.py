@@ -13,6 +13,10 @@ from .checks_client import run_command
 
 MAX_LAG_BYTES = 16 * 1024 * 1024
 MAX_LAG_SECONDS = 10.0
+# Five archive_timeout: a finished segment that waits longer is not merely in line.
+MAX_ARCHIVE_WAIT_SECONDS = 300
+# `status.code` of pgbackrest's info where the repository could be read; 2 is "no valid backups", which has its own row.
+READ_CODES = (0, 2)
 
 _STATE_SQL = """
 select json_build_object(
@@ -23,6 +27,11 @@ select json_build_object(
   'pending_restart', (select coalesce(json_agg(name), '[]') from pg_settings where pending_restart),
   'receiver', (select status from pg_stat_wal_receiver),
   'archived', (select archived_count from pg_stat_archiver),
+  'archive_failures', (select failed_count from pg_stat_archiver),
+  'archive_age', (select extract(epoch from now() - last_archived_time)::int from pg_stat_archiver),
+  'archive_waits', (select coalesce(extract(epoch from now() - min(modification)), 0)::int
+                    from pg_ls_archive_statusdir() where name like '%.ready'),
+  'last_archived_wal', (select last_archived_wal from pg_stat_archiver),
   'archive_broken', (select coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)
                      from pg_stat_archiver),
   'last_failed_wal', (select last_failed_wal from pg_stat_archiver))
@@ -80,12 +89,47 @@ def judge_synchronous(setting: str, replicas: list[dict[str, Any]]) -> str:
     return evidence
 
 
+def judge_archiver(state: c.Mapping[str, Any]) -> str:
+    """What a primary says of its archiver: the last attempt succeeded, and no finished segment waits for long."""
+    if state["archive_mode"] == "off":
+        raise Failed("archive_mode is off")
+    failures = f", {state['archive_failures']} failures before" if state["archive_failures"] else ""
+    if state["archive_broken"]:
+        raise Failed(f"the last attempt failed: {state['last_failed_wal']}{failures}")
+    if not state["archived"]:
+        raise Failed("nothing was archived yet")
+    if state["archive_waits"] > MAX_ARCHIVE_WAIT_SECONDS:
+        raise Failed(f"a segment has waited for {state['archive_waits']} s; {MAX_ARCHIVE_WAIT_SECONDS} are the limit")
+    return f"{state['archived']} segments archived, the last {state['archive_age']} s ago{failures}"
+
+
+def judge_repository(stanzas: list[dict[str, Any]], archived: str | None) -> str:
+    """What `pgbackrest info` read from the object store. archived: what the primary's archiver last called done."""
+    if not stanzas:
+        raise Failed("answers, and has no stanza")
+    for stanza in stanzas:
+        if stanza["status"]["code"] not in READ_CODES:
+            raise Failed("; ".join(str(repository["status"]["message"]) for repository in stanza["repo"]))
+    # The last entry of a stanza is that of its present database.
+    newest = max(str(stanza["archive"][-1]["max"] or "") if stanza["archive"] else "" for stanza in stanzas)
+    if not newest:
+        raise Failed("answers, and has no WAL")
+    # History and backup files are archived too, and are no segments.
+    if archived and re.fullmatch("[0-9A-F]{24}", archived) and archived > newest:
+        raise Failed(f"{archived} counts as archived and is not there; the last is {newest}")
+    return f"answers, WAL up to {newest}"
+
+
 def check_postgres(plan: Plan, record: Recorder) -> None:
     state: dict[str, Any] = {}
     replicas: list[dict[str, Any]] = []
+    stanzas: list[dict[str, Any]] = []
+
+    def read_state() -> None:
+        state.update(json.loads(psql(plan, _STATE_SQL)))
 
     def role() -> str:
-        state.update(json.loads(psql(plan, _STATE_SQL)))
+        read_state()
         record.facts["postgres_role"] = "replica" if state["in_recovery"] else "primary"
         if state["in_recovery"] and state["receiver"] != "streaming":
             raise Failed(f"replica whose WAL receiver is {state['receiver'] or 'not running'}")
@@ -96,12 +140,21 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
             raise Failed(f"wait for a restart: {', '.join(state['pending_restart'])}")
         return "no setting waits for a restart"
 
+    def archiver() -> str:
+        read_state()
+        return judge_archiver(state)
+
     def archive() -> str:
-        if state["archive_mode"] == "off":
-            raise Failed("archive_mode is off")
-        if state["archive_broken"]:
-            raise Failed(f"the last attempt failed: {state['last_failed_wal']}")
-        return f"{state['archived']} segments archived, the last attempt succeeded"
+        # A server that has just started has archived nothing: it gets something to archive.
+        if state["archive_mode"] != "off" and not state["archived"]:
+            psql(plan, "select pg_switch_wal()")
+        return poll(archiver, plan.patience)
+
+    def repository() -> str:
+        # As the archive's user, so with the credentials, the CA and the passphrase that archiving and restoring take.
+        command = ["runuser", "-u", "postgres", "--", "pgbackrest", "--io-timeout=5", "--output=json", "info"]
+        stanzas[:] = json.loads(run_command(command))
+        return judge_repository(stanzas, None if state["in_recovery"] else state["last_archived_wal"])
 
     def synchronous() -> str:
         replicas[:] = json.loads(psql(plan, _REPLICAS_SQL))
@@ -119,7 +172,6 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
         return f"written on {found}"
 
     def backup() -> str:
-        stanzas = json.loads(run_command(["runuser", "-u", "postgres", "--", "pgbackrest", "info", "--output=json"]))
         backups = [b for stanza in stanzas for b in stanza.get("backup", []) if not b.get("error")]
         if not backups:
             raise Failed("there is no backup")
@@ -130,13 +182,15 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
         return
     record.check("settings", settings)
     if state["in_recovery"]:
+        record.check("object store", repository)
         if plan.replicated_row:
             record.check("row from the primary", lambda: poll(read, plan.patience))
         return
     # First the row: the replicas are waiting for it.
     record.check("row written", write)
     record.check("archiving", archive)
-    record.check("backup", backup)
+    if record.check("object store", repository):
+        record.check("backup", backup)
     if len(plan.peers["postgres"]) > 1 and record.check("synchronous commit", lambda: poll(synchronous, 10)):
         seen = {replica["address"]: replica for replica in replicas}
         for name, address in plan.peers["postgres"].items():

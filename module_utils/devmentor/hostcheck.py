@@ -40,9 +40,9 @@ class Disk:
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-    """A TCP socket that accepts connections: its port and, where known, the process and its cgroup."""
+    """A socket that takes connections or datagrams: its port ("443/tcp"), where known the process and its cgroup."""
 
-    port: int
+    port: str
     process: str
     pid: int | None
     cgroup: str
@@ -120,7 +120,7 @@ def check_disks(wanted: list[dict[str, Any]], disks: dict[str, Disk]) -> list[Fi
     return [finding for (device, kind), (_, finding) in worst.items() if kind == "free" or device not in full]
 
 
-def check_ports(listeners: list[Listener], ports: dict[int, str], units: list[str]) -> list[Finding]:
+def check_ports(listeners: list[Listener], ports: dict[str, str], units: list[str]) -> list[Finding]:
     """A port of the platform that something else already holds.
 
     Ours is what runs in a slice of the platform, or in a unit that a role manages (a distribution's unit sits in
@@ -134,7 +134,7 @@ def check_ports(listeners: list[Listener], ports: dict[int, str], units: list[st
         findings[listener.port] = Finding(
             f"port {listener.port} ({ports[listener.port]})", f"is held by {who}",
             f"stop it, or give {ports[listener.port]} another port in devmentor_ports")
-    return [findings[port] for port in sorted(findings)]
+    return [findings[port] for port in sorted(findings, key=lambda port: int(port.partition("/")[0]))]
 
 
 def _is_ours(cgroup: str, units: list[str]) -> bool:
@@ -183,22 +183,27 @@ def read_memory() -> int:
     return int(found.group(1)) * 1024
 
 
-def parse_tcp(text: str) -> dict[int, int]:
-    """/proc/net/tcp or tcp6 -> {socket inode: port} of the sockets that accept connections from outside or inside."""
+# The state of a socket that listens (TCP) or is bound and has no peer (UDP), in /proc/net.
+_LISTENING = {"tcp": "0A", "udp": "07"}
+
+
+def parse_sockets(text: str, protocol: str) -> dict[int, str]:
+    """/proc/net/tcp, tcp6, udp or udp6 -> {socket inode: port} of those that are reached from outside or inside."""
     sockets = {}
     for line in text.splitlines()[1:]:
         fields = line.split()
-        if len(fields) > 9 and fields[3] == "0A":
-            sockets[int(fields[9])] = int(fields[1].rsplit(":", 1)[1], 16)
+        if len(fields) > 9 and fields[3] == _LISTENING[protocol]:
+            sockets[int(fields[9])] = f"{int(fields[1].rsplit(':', 1)[1], 16)}/{protocol}"
     return sockets
 
 
-def read_listeners(ports: set[int]) -> list[Listener]:
-    """Who listens on these ports, by way of /proc: nothing needs to be installed for that."""
-    sockets: dict[int, int] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if os.path.exists(table):
-            sockets.update(parse_tcp(pathlib.Path(table).read_text()))
+def read_listeners(ports: set[str]) -> list[Listener]:
+    """Who listens on these ports ("443/tcp"), by way of /proc: nothing needs to be installed for that."""
+    sockets: dict[int, str] = {}
+    for protocol in _LISTENING:
+        for table in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):
+            if os.path.exists(table):
+                sockets.update(parse_sockets(pathlib.Path(table).read_text(), protocol))
     sockets = {inode: port for inode, port in sockets.items() if port in ports}
     if not sockets:
         return []

@@ -31,6 +31,7 @@ _TEMPLATED_DEFAULTS = (
     "devmentor_tls_key",
     "devmentor_vip",
     "devmentor_zone",
+    "llamacpp_instances",
     "postgres_bootstrap_primary",
 )
 

@@ -21,6 +21,9 @@ GROUP_SIZES: dict[str, tuple[int, int | None]] = {
     "spare": (0, None),
 }
 
+# Group -> the group whose hosts may take its place at any time: they have its ports and its rights from the start.
+STANDBY = {"qwen": "qwen_standby"}
+
 # Role -> the groups on whose hosts it runs; a role that is not listed runs on the group of its name.
 ROLE_GROUPS: dict[str, tuple[str, ...]] = {
     "platform": ("all",),

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import collections.abc as c
 from typing import Any
 
-from .platform_model import GROUP_SIZES, Host
+from .platform_model import GROUP_SIZES, STANDBY, Host
 
 # Debian 13 everywhere; hosts of these groups alone may run Debian 12. Releases of our services are for Python 3.13.
 DEBIAN_12_GROUPS = frozenset({"spare"})
+
+
+# Ports that are not the roles' to bind: sshd's, and that of an engine which the operator runs.
+FOREIGN_PORTS = frozenset({"ssh", "vllm"})
+
+
+def listeners(values: c.Mapping[str, Any], groups: c.Collection[str]) -> dict[str, str]:
+    """Port ("6333/tcp") -> its name, for all that the roles bind on a host of these groups.
+
+    The communication matrix has the ports that others may reach, `llamacpp_instances` the engines on loopback.
+    """
+    table = values.get("devmentor_ports") or {}
+    found = {
+        f"{table[name]}/{protocol}": name
+        for rule in values.get("devmentor_communication_matrix") or []
+        if rule["to"] in groups or rule["to"] == "all"
+        for name in rule["ports"]
+        if name in table and name not in FOREIGN_PORTS
+        for protocol in rule.get("protocols", ["tcp"])
+    }
+    for name, engine in (values.get("llamacpp_instances") or {}).items():
+        if isinstance(engine, c.Mapping) and "port" in engine and set(engine.get("groups", ())) & set(groups):
+            found[f"{engine['port']}/tcp"] = f"llamacpp_{name}"
+    return found
 
 
 def expectations(host: Host) -> dict[str, Any]:
@@ -15,11 +40,7 @@ def expectations(host: Host) -> dict[str, Any]:
     groups = [group for group in GROUP_SIZES if group in host.groups]
     values = host.values
     scale = float(values.get("devmentor_resource_scale") or 1.0)
-    ports: dict[str, str] = {}
-    table = values.get("devmentor_ports") or {}
-    for rule in values.get("devmentor_communication_matrix") or []:
-        if rule["to"] in groups or rule["to"] == "all":
-            ports.update({str(table[name]): name for name in rule["ports"] if name in table and name != "ssh"})
+    served = {*groups, *(group for group, standby in STANDBY.items() if standby in groups)}
     return {
         "debian": ["12", "13"] if groups and set(groups) <= DEBIAN_12_GROUPS else ["13"],
         "needs": [
@@ -29,7 +50,7 @@ def expectations(host: Host) -> dict[str, Any]:
                 "memory_gib": round(float(need["memory_min_gib"]) * scale, 3),
             }
             for group, need in (values.get("devmentor_resources") or {}).items()
-            if group in groups or (group == "qwen" and "qwen_standby" in groups)
+            if group in served
         ],
         "disks": [
             {
@@ -40,7 +61,7 @@ def expectations(host: Host) -> dict[str, Any]:
             for disk in values.get("devmentor_disk_minimum") or []
             if not disk.get("groups") or set(disk["groups"]) & set(groups)
         ],
-        "ports": ports,
+        "ports": listeners(values, served),
         "units": sorted(
             {
                 unit

@@ -111,4 +111,4 @@ def test_a_port_that_something_else_holds(unchanged: Path) -> None:
     lab(unchanged, "exec", host, "--", "sh", "-c", f'nohup python3 -c "{listen}" >/dev/null 2>&1 & sleep 1').require()
     matrix = '{"devmentor_communication_matrix": [{"to": "all", "ports": ["probe"], "from": ["any"]}],'
     run = playbook("preflight", unchanged, "-e", matrix + ' "devmentor_ports": {"probe": 23456}}', timeout=300)
-    assert only(run).startswith(f"{host}: port 23456 (probe): is held by python3 (pid ")
+    assert only(run).startswith(f"{host}: port 23456/tcp (probe): is held by python3 (pid ")

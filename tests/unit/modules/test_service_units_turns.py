@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import threading
 import time
@@ -10,18 +12,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from ansible import constants
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 class Hosts:
-    """Each host's answers; `most` is how many acted at the same time."""
+    """Each host's answers, an exception for a host that is lost; `most` is how many acted at the same time."""
 
-    def __init__(self, reports: dict[str, dict[str, Any]], failing: frozenset[str] = frozenset()) -> None:
+    def __init__(self, reports: dict[str, dict[str, Any] | Exception], failing: frozenset[str] = frozenset()) -> None:
         self.reports, self.failing = reports, failing
         self.lock, self.acting, self.most, self.acted = threading.Lock(), 0, 0, []  # type: ignore[var-annotated]
+
+    def report(self, host: str) -> dict[str, Any]:
+        time.sleep(0.05)  # all have begun when the first one knows what it has to do
+        answer = self.reports[host]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def act(self, host: str) -> dict[str, Any]:
         with self.lock:
@@ -49,10 +60,11 @@ def everywhere(hosts: Hosts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         action._task = SimpleNamespace(args={"units": [], "one_at_a_time": True}, check_mode=False, _uuid="task")
 
         def execute(module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-            return hosts.reports[host] if module_args.get("report_only") else hosts.act(host)
+            return hosts.report(host) if module_args.get("report_only") else hosts.act(host)
 
         action._execute_module = execute
-        results[host] = action.run(task_vars={"inventory_hostname": host})
+        with contextlib.suppress(AnsibleConnectionFailure):
+            results[host] = action.run(task_vars={"inventory_hostname": host})
 
     threads = [threading.Thread(target=one, args=(host,)) for host in hosts.reports]
     for thread in threads:
@@ -94,3 +106,48 @@ def test_after_a_host_that_failed_no_other_is_touched(monkeypatch: pytest.Monkey
         assert results[host]["failed"]
         assert first in results[host]["msg"]
         assert "restart (newer)" in results[host]["msg"]
+
+
+@pytest.mark.parametrize(
+    "a",
+    [START, {"failed": True, "msg": "no such unit"}, AnsibleConnectionFailure("no route")],
+    ids=["does not start", "cannot be asked", "is lost"],
+)
+def test_nothing_is_interrupted_while_another_host_does_not_work(
+    a: dict[str, Any] | Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hosts = Hosts({"a": a, "b": RESTART, "c": RESTART, "d": IDLE}, failing=frozenset({"a"}))
+    results = everywhere(hosts, monkeypatch, tmp_path)
+    assert set(hosts.acted) <= {"a"}
+    for host in ("b", "c"):
+        assert "left as it is, because a failed before it" in results[host]["msg"]
+    assert results["d"] == IDLE
+
+
+def test_what_is_down_has_started_before_anything_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hosts = Hosts({"a": RESTART, "b": START, "c": RESTART})
+    everywhere(hosts, monkeypatch, tmp_path)
+    assert hosts.acted[0] == "b"
+    assert hosts.most == 1
+
+
+def test_who_has_nothing_to_do_does_not_wait_for_who_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "turn-task").open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert everywhere(Hosts({"a": IDLE}), monkeypatch, tmp_path) == {"a": IDLE}
+        assert time.monotonic() - began < 5
+
+
+def test_no_role_puts_what_it_interrupts_under_throttle() -> None:
+    """Under `throttle` a host acts before the next one is asked, so it cannot know that the next one is down."""
+    throttled = [
+        (path.parts[-3], task["when"])
+        for path in sorted((ROOT / "roles").glob("*/tasks/*.yml"))
+        for task in yaml.safe_load(path.read_text()) or []
+        if "service_units" in task and "throttle" in task
+    ]
+    assert [role for role, _ in throttled] == ["qdrant"]
+    assert "not __qdrant_peer.member" in throttled[0][1]

@@ -81,3 +81,18 @@ def test_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     page, anchor = rule["annotations"]["runbook"].split("#")
     headings = re.findall(r"^### (.+)$", (ROOT / page).read_text(), re.MULTILINE)
     assert anchor in {re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-")) for heading in headings}
+
+
+def test_the_silences_for_an_offline_host_leave_the_alert_of_a_second_loss() -> None:
+    text = (ROOT / "docs/monitoring.md").read_text()
+    silences = [
+        dict(re.findall(r"(alertname|severity)=(\w+)", line)) for line in re.findall(r"^ +silence add .*$", text, re.M)
+    ]
+    labels = [{"alertname": rule["alert"], **rule["labels"]} for rule in alerts()]
+    silenced = [
+        (each["alertname"], each["severity"])
+        for each in labels
+        if any(wanted.items() <= each.items() for wanted in silences)
+    ]
+    assert silenced == [("QdrantReplicaDead", "critical"), ("QdrantReplicasMissing", "warning")]
+    assert {"alertname": "QdrantReplicasMissing", "severity": "critical"} in labels

@@ -77,16 +77,24 @@ def test_no_inodes_left() -> None:
     ],
 )
 def test_our_own_service_may_hold_its_port(cgroup: str) -> None:
-    assert hostcheck.check_ports([Listener(443, "haproxy", 7, cgroup)], {443: "gateway"}, ["haproxy.service"]) == []
+    listener = Listener("443/tcp", "haproxy", 7, cgroup)
+    assert hostcheck.check_ports([listener], {"443/tcp": "gateway"}, ["haproxy.service"]) == []
 
 
 def test_a_foreign_process_on_our_port_is_named() -> None:
     found = hostcheck.check_ports(
-        [Listener(443, "apache2", 7, "0::/system.slice/apache2.service"), Listener(80, "apache2", 7, "0::/x")],
-        {443: "gateway"},
+        [
+            Listener("9094/udp", "", None, ""),
+            Listener("443/tcp", "apache2", 7, "0::/system.slice/apache2.service"),
+            Listener("80/tcp", "apache2", 7, "0::/x"),
+        ],
+        {"443/tcp": "gateway", "9094/tcp": "alertmanager_mesh", "9094/udp": "alertmanager_mesh"},
         ["haproxy.service"],
     )
-    assert [(f.what, f.problem) for f in found] == [("port 443 (gateway)", "is held by apache2 (pid 7)")]
+    assert [(f.what, f.problem) for f in found] == [
+        ("port 443/tcp (gateway)", "is held by apache2 (pid 7)"),
+        ("port 9094/udp (alertmanager_mesh)", "is held by a process that cannot be named"),
+    ]
 
 
 def test_the_virtual_address_is_in_a_network_of_the_gateway() -> None:
@@ -107,8 +115,15 @@ def test_reading_this_machine() -> None:
     assert hostcheck.read_memory() > GIB
     missing = hostcheck.read_disk("/var/lib/devmentor/not/there/yet")
     assert missing.capacity > missing.free > 0
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+
+
+@pytest.mark.parametrize(("protocol", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
+def test_who_listens_on_this_machine(protocol: str, kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_INET, kind) as server:
+        server.bind(("127.0.0.1", 0))
+        if protocol == "tcp":
+            server.listen()
+        port = f"{server.getsockname()[1]}/{protocol}"
         (listener,) = hostcheck.read_listeners({port})
         assert (listener.port, listener.pid) == (port, os.getpid())
     assert hostcheck.read_listeners({port}) == []
@@ -120,6 +135,7 @@ def test_the_module_returns_findings_and_does_not_fail(run_module: Callable[...,
         debian=["1"],
         needs=[{"group": "qdrant", "cores": 4096, "memory_gib": 1}],
         disks=[{"path": "/", "free_gib": 10**6}],
+        ports={"1/tcp": "nothing"},
     )
     assert not result["failed"]
     assert not result["changed"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from module_utils.devmentor import inventory_view, preflight
 from module_utils.devmentor.platform_model import GROUP_SIZES, ROLE_GROUPS, Host, Platform
@@ -276,11 +279,57 @@ def test_what_a_host_must_offer_is_the_sum_of_its_groups() -> None:
         {"path": "/", "free_gib": 1.0, "capacity_gib": 0.0},
         {"path": "/var/lib/devmentor", "free_gib": 0.0, "capacity_gib": 50.0},
     ]
-    assert expected["ports"] == {"6333": "qdrant_http"}
+    assert expected["ports"] == {"6333/tcp": "qdrant_http"}
     assert expected["units"] == ["devmentor-*", "qdrant.service"]
     assert expected["vip"] == "10.0.0.100"
     assert expected["debian"] == ["13"]
     assert expectations(host["h4"])["ports"] == {}
+
+
+@pytest.fixture(scope="module")
+def ports_of() -> Callable[..., dict[str, str]]:
+    """Group names -> the ports that preflight checks on a host of them, with the roles' own defaults."""
+    loader = DataLoader()
+    templar = Templar(loader=loader)
+
+    def template(values: Any, value: Any) -> Any:
+        return templar.copy_with_new_env(available_variables=values).template(value)
+
+    def load(path: str) -> Any:
+        return loader.load_from_file(path, trusted_as_template=True)
+
+    roles = inventory_view.load_roles(ROOT / "roles", load)
+
+    def ports(*groups: str, **given: Any) -> dict[str, str]:
+        raw = {"group_names": list(groups), **given}
+        found: dict[str, str] = expectations(inventory_view.host_view("h", raw, roles, {}, template))["ports"]
+        return found
+
+    return ports
+
+
+def test_every_port_that_a_role_binds_is_checked(ports_of: Callable[..., dict[str, str]]) -> None:
+    declared = yaml.safe_load((ROOT / "roles/platform/defaults/main/ports.yml").read_text())["devmentor_ports"]
+    checked = ports_of(*GROUP_SIZES)
+    bound = set(declared) - {"ssh", "vllm"}
+    assert set(checked.values()) == bound
+    assert {int(port.partition("/")[0]) for port in checked} == {declared[name] for name in bound}
+
+
+def test_engines_are_checked_on_the_hosts_that_run_them(ports_of: Callable[..., dict[str, str]]) -> None:
+    engines = {"8081/tcp": "llamacpp_chat", "8082/tcp": "llamacpp_embed"}
+    assert engines.items() <= ports_of("qwen").items()
+    assert ports_of("qwen_standby") == ports_of("qwen"), "a host that may take the place of another needs its ports"
+    assert "8082/tcp" in ports_of("pbml")
+    assert "8081/tcp" not in ports_of("pbml")
+    moved = ports_of("qwen", llamacpp_instances={"code": {"groups": ["qwen"], "port": 8084}, "broken": None})
+    assert moved["8084/tcp"] == "llamacpp_code"
+    assert not engines.keys() & moved.keys()
+
+
+def test_a_port_is_checked_for_each_of_its_protocols(ports_of: Callable[..., dict[str, str]]) -> None:
+    assert {"9094/tcp", "9094/udp"} <= ports_of("monitoring").keys()
+    assert not {"9094/tcp", "9094/udp"} & ports_of("cache").keys()
 
 
 def test_debian_12_is_for_hosts_of_the_engine_tier_alone() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
-from tools.docs import DocsError, main, replaced, variable_table
+from tools.docs import ROOT, DocsError, main, replaced, tag_table, variable_table
 
 SPECS = """---
 argument_specs:
@@ -29,6 +30,19 @@ argument_specs:
 """
 
 
+
+
+def role(name, *tags):
+    return {"name": name, "ansible.builtin.import_role": {"name": name}, "tags": list(tags)}
+
+
+SITE = [
+    {"name": "Preflight", "ansible.builtin.import_playbook": "preflight.yml"},
+    {"name": "Demo", "hosts": "web:standby:!offline", "tasks": [role("demo", "demo", "all-of-it")]},
+    {"name": "Watch", "hosts": "all:!offline", "tasks": [role("watch", "watch", "all-of-it")]},
+]
+
+
 @pytest.fixture
 def tree(tmp_path):
     role, data, docs = tmp_path / "roles" / "demo", tmp_path / "roles" / "platform", tmp_path / "docs"
@@ -39,6 +53,9 @@ def tree(tmp_path):
     (data / "defaults" / "main" / "ports.yml").write_text("devmentor_ports: {web: 443}\n")
     rows = "devmentor_communication_matrix:\n  - {to: gateway, ports: [web], from: [any, self]}\n"
     (data / "defaults" / "main" / "network.yml").write_text(rows)
+    (docs / "from-lab-to-production.md").write_text("<!-- tags: begin -->\n<!-- tags: end -->\n")
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "playbooks" / "site.yml").write_text(yaml.safe_dump(SITE))
     (docs / "communication-matrix.md").write_text("<!-- matrix: begin -->\n<!-- matrix: end -->\n")
     return tmp_path
 
@@ -53,6 +70,12 @@ def test_it_writes_once_and_then_has_nothing_to_write(tree, capsys):
     assert "| `demo_users` | list of dict | `[]` | Who may use it. Empty for nobody. |" in text
     assert "| `demo_users[].name` | str | required | a \\| b |" in text
     assert "| gateway | 443/tcp | web | any, gateway |" in (tree / "docs" / "communication-matrix.md").read_text()
+    tags = (tree / "docs" / "from-lab-to-production.md").read_text().splitlines()[3:-1]
+    assert tags == [
+        "| `demo` | demo | web, standby |",
+        "| `all-of-it` | demo, watch | all |",
+        "| `watch` | watch | all |",
+    ]
     assert main([], tree) == 0
     assert capsys.readouterr().out == ""
     assert main(["--check"], tree) == 0
@@ -87,3 +110,16 @@ def test_a_page_with_half_a_pair_of_markers_fails(text):
 
 def test_a_role_without_variables_says_so():
     assert variable_table({"argument_specs": {"main": {"short_description": "A role"}}}) == "No variables."
+
+
+def test_a_role_without_a_tag_of_its_own_is_named():
+    with pytest.raises(DocsError, match="the role demo has no tag demo"):
+        tag_table([{"hosts": "web", "tasks": [role("demo", "web")]}])
+
+
+def test_every_role_of_the_platform_has_its_tag_in_the_table():
+    page = (ROOT / "docs" / "from-lab-to-production.md").read_text()
+    assert tag_table(yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())) in page
+    roles = {path.parent.name for path in (ROOT / "roles").glob("*/tasks")}
+    # Data, and what other roles call.
+    assert {name for name in roles if f"\n| `{name}` |" not in page} == {"platform", "python_release"}

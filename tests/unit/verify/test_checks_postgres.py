@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,14 @@ import pytest
 from verify_doubles import plan
 
 from module_utils.devmentor.checks_base import Failed, Recorder
-from module_utils.devmentor.checks_postgres import check_pgbouncer, judge_replica, judge_synchronous
+from module_utils.devmentor.checks_postgres import (
+    check_pgbouncer,
+    check_postgres,
+    judge_archiver,
+    judge_replica,
+    judge_repository,
+    judge_synchronous,
+)
 
 
 def replica(**changes: Any) -> dict[str, Any]:
@@ -32,6 +41,108 @@ def test_commits_wait_for_enough_replicas() -> None:
         judge_synchronous("ANY 2 (b, c, d)", [replica()])
     with pytest.raises(Failed, match="wait for no replica"):
         judge_synchronous("", [replica()] * 3)
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    """A primary as it describes itself."""
+    return {
+        "in_recovery": False,
+        "timeline": 1,
+        "synchronous": "",
+        "archive_mode": "on",
+        "pending_restart": [],
+        "receiver": None,
+        "archived": 7,
+        "archive_failures": 0,
+        "archive_age": 12,
+        "archive_waits": 0,
+        "last_archived_wal": "000000010000000000000007",
+        "archive_broken": False,
+        "last_failed_wal": None,
+        **changes,
+    }
+
+
+def stanza(code: int = 0, message: str = "ok", newest: str | None = "000000010000000000000007") -> dict[str, Any]:
+    """An entry of `pgbackrest info`."""
+    backup = {"type": "full", "error": False, "timestamp": {"stop": time.time() - 3600}}
+    return {
+        "name": "devmentor",
+        "status": {"code": code, "message": message},
+        "repo": [{"status": {"code": code, "message": message}}],
+        "archive": [{"min": newest, "max": newest}] if code in (0, 2) else [],
+        "backup": [backup] if code == 0 else [],
+    }
+
+
+def test_the_archiver_as_its_primary_describes_it() -> None:
+    assert judge_archiver(state()) == "7 segments archived, the last 12 s ago"
+    assert judge_archiver(state(archive_failures=2)).endswith("12 s ago, 2 failures before")
+    for wrong, complaint in (
+        ({"archive_mode": "off"}, "archive_mode is off"),
+        ({"archive_broken": True, "last_failed_wal": "0A"}, "the last attempt failed: 0A"),
+        ({"archived": 0, "archive_age": None}, "nothing was archived"),
+        ({"archive_waits": 900}, "a segment has waited for 900 s"),
+    ):
+        with pytest.raises(Failed, match=complaint):
+            judge_archiver(state(**wrong))
+
+
+def test_the_object_store_has_what_counts_as_archived() -> None:
+    assert judge_repository([stanza()], "000000010000000000000007") == "answers, WAL up to 000000010000000000000007"
+    assert judge_repository([stanza(2, "no valid backups")], None).startswith("answers")
+    assert judge_repository([stanza()], "00000002.history").startswith("answers")
+    refused = stanza(99, "[ProtocolError] HTTP request failed with 403 (Forbidden)")
+    for stanzas, archived, complaint in (
+        ([], None, "no stanza"),
+        ([refused], None, "403"),
+        ([stanza(1, "missing stanza path")], None, "missing stanza path"),
+        ([stanza(newest=None)], None, "no WAL"),
+        ([stanza()], "000000010000000000000008", "000000010000000000000008 counts as archived and is not there"),
+    ):
+        with pytest.raises(Failed, match=complaint):
+            judge_repository(stanzas, archived)
+
+
+def rows_of_postgres(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any], info: list[dict[str, Any]]
+) -> dict[str, str]:
+    """Check -> result of a host whose psql and pgbackrest give these answers; what they were asked is in `asked`."""
+    (folder / "state").write_text(json.dumps(answer))
+    (folder / "after").write_text(json.dumps({**answer, "archived": 1}))
+    (folder / "info").write_text(json.dumps(info))
+    psql = 'case "$sql" in *switch_wal*) cp after state;; *stat_archiver*) cat state;; *"where run"*) echo h1;; esac'
+    for name, script in (
+        ("runuser", 'shift 3; exec "$@"'),
+        ("psql", f'cd {folder}; sql=$(cat); echo "$sql" >> asked; {psql}'),
+        ("pgbackrest", f"cd {folder}; echo pgbackrest $* >> asked; cat info"),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    recorder = Recorder(plan(ports={"postgres": 5432}, peers={"postgres": {"h1": "10.0.0.1"}}), "postgres")
+    check_postgres(recorder.plan, recorder)
+    return {row.check: row.result for row in recorder.rows}
+
+
+def test_every_node_asks_the_object_store_and_only_the_primary_looks_for_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of_postgres(tmp_path, monkeypatch, state(), [stanza()])
+    assert rows["object store"] == rows["archiving"] == rows["backup"] == "pass"
+    assert "pg_switch_wal" not in (tmp_path / "asked").read_text()
+    replica = state(in_recovery=True, receiver="streaming", last_archived_wal=None)
+    assert rows_of_postgres(tmp_path, monkeypatch, replica, [stanza()])["object store"] == "pass"
+    assert "backup" not in rows_of_postgres(tmp_path, monkeypatch, replica, [stanza()])
+    assert rows_of_postgres(tmp_path, monkeypatch, replica, [stanza(99, "no route")])["object store"] == "fail"
+
+
+def test_a_server_that_has_archived_nothing_gets_a_segment_to_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of_postgres(tmp_path, monkeypatch, state(archived=0, last_archived_wal=None), [stanza()])
+    assert "pg_switch_wal" in (tmp_path / "asked").read_text()
+    assert rows["archiving"] == "pass"
 
 
 def test_pgbouncer_is_asked_through_each_entry_and_the_password_is_no_argument(
