@@ -9,14 +9,19 @@ from .checks_client import ask, bearer, run_command
 from .checks_engines import completion
 
 
-def check_qwen(plan: Plan, record: Recorder) -> None:
-    base = f"https://{plan.address}:{plan.ports['qwen']}"
+def ready(plan: Plan, base: str) -> str:
+    """Within the patience: a service says that it is not ready as soon as one of its own probes takes too long."""
 
-    def ready() -> str:
+    def once() -> str:
         ask(plan, "GET", f"{base}/ready")
         return "ready"
 
-    record.check("ready", ready)
+    return poll(once, plan.patience)
+
+
+def check_qwen(plan: Plan, record: Recorder) -> None:
+    base = f"https://{plan.address}:{plan.ports['qwen']}"
+    record.check("ready", lambda: ready(plan, base))
     record.check("token through it", lambda: completion(plan, base, bearer(plan)))
 
 
@@ -24,10 +29,6 @@ def check_pbml(plan: Plan, record: Recorder) -> None:
     base = f"https://{plan.address}:{plan.ports['pbml']}"
     document = f"verify-{plan.run}-{plan.host}"
     sentence = f"The harbour pilot of {plan.host} keeps the blue lantern {plan.run} in the third boathouse."
-
-    def ready() -> str:
-        ask(plan, "GET", f"{base}/ready")
-        return "ready"
 
     def ingest() -> str:
         body = {"id": document, "title": "verify", "text": sentence}
@@ -64,7 +65,7 @@ def check_pbml(plan: Plan, record: Recorder) -> None:
 
         return poll(gone, plan.patience)
 
-    record.check("ready", ready)
+    record.check("ready", lambda: ready(plan, base))
     if record.check("document ingested", ingest):
         if record.check("document live", lambda: poll(live, plan.patience)):
             record.check("document found", fetch)

@@ -23,8 +23,7 @@ pytestmark = pytest.mark.lab
 
 BARE_LIMIT = 15 * 60.0
 PREBAKED_LIMIT = 6 * 60.0
-# The goal is a quarter of the bare run; both times are printed and recorded. The guard leaves room for a noisy machine.
-SECOND_RUN_SHARE = 0.4
+SECOND_RUN_SHARE = 0.25
 # The second run is processor time alone: it waits until the load of what ran before has gone, or this long.
 SETTLE_SECONDS = 90
 
@@ -65,7 +64,8 @@ def test_deploy_again_changes_nothing_and_is_quick(deployed: Path) -> None:
     run = playbook("site", deployed).require()
     bare = json.loads(RESULTS.read_text())["bare"]["seconds"]
     record(RESULTS, second={"seconds": round(run.seconds, 1), "load_before": load, "share": run.seconds / bare})
-    print(f"\nsecond run {run.seconds:.0f} s at load {load}, bare {bare} s, share {run.seconds / bare:.2f}, goal 0.25")
+    share = run.seconds / bare
+    print(f"\nsecond run {run.seconds:.0f} s at load {load}, bare {bare} s, share {share:.2f}, limit {SECOND_RUN_SHARE}")
     assert run.changed() == {}
     assert run.seconds <= SECOND_RUN_SHARE * bare
 
