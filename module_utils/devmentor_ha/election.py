@@ -1,0 +1,97 @@
+"""What a controller decides from the answers of fenced nodes (docs/postgres-ha-protocol.md, "Failover", steps 1 to 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .rules import Need, Rule, RuleError, next_rule, superseded, transition, uncovered
+
+FOLLOWER, LEADER, DEMOTED = "follower", "leader", "demoted"
+
+
+class Abort(Exception):
+    """A failover that stops before anybody is promoted. `reasons` are for the operator and the log."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = list(reasons)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node said once it was fenced for the epoch.
+
+    `mode`: FOLLOWER, LEADER (it runs as a primary) or DEMOTED (it led, promised and was stopped for this epoch).
+    `rules`: the rows that its WAL holds, from the last committed on. `lsn`: the end of its WAL in bytes; for a stopped
+    leader that of its shutdown checkpoint's end. `timeline`: the timeline of that position.
+    """
+
+    node: str
+    mode: str
+    rules: tuple[Rule, ...]
+    lsn: int
+    timeline: int
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        return max((rule.key for rule in self.rules), default=(0, 0))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who is to lead, under which rule, and what its row waits for."""
+
+    candidate: str
+    rule: Rule
+    need: Need
+    replaced: tuple[Rule, ...]
+
+
+def next_epoch(epochs: Iterable[int]) -> int:
+    """One more than the highest promise and the highest rule that anybody told of; the first failover is epoch 2."""
+    return max([1, *epochs]) + 1
+
+
+def choose(
+    answers: Sequence[Answer],
+    epoch: int,
+    priorities: Mapping[str, int] | None = None,
+    target: str | None = None,
+    force_data_loss: bool = False,
+) -> Choice:
+    """Decide from the answers of nodes that promised `epoch` and are fenced.
+
+    The candidate is the most advanced node, by the newest rule in its WAL, then by LSN, never by LSN alone; `priorities`
+    (higher is better) and the name break ties. A `target` (switchover, reaffirmation, operator) must be as
+    advanced as the best. `force_data_loss` leaves out the check that the rules are covered, nothing else.
+    Raises Abort with every reason.
+    """
+    if not answers:
+        raise Abort(["no node answered"])
+    try:
+        rules = superseded(rule for answer in answers for rule in answer.rules)
+    except RuleError as error:
+        raise Abort([str(error)]) from error
+    missing = uncovered(rules, [answer.node for answer in answers])
+    if missing and not force_data_loss:
+        raise Abort(missing)
+    highest = rules[-1]
+    eligible = [answer for answer in answers if answer.mode != DEMOTED and answer.node in highest.members]
+    if not eligible:
+        raise Abort([f"no node of rule {highest.name} ({', '.join(sorted(highest.members))}) answered and runs"])
+    best = max(eligible, key=lambda answer: (answer.newest, answer.lsn))
+    demoted = [answer for answer in answers if answer.mode == DEMOTED and answer.newest >= best.newest]
+    behind = [answer for answer in demoted if answer.lsn > best.lsn]
+    if behind and not force_data_loss:
+        raise Abort([f"{best.node} has not everything that {behind[0].node} wrote before it stopped"])
+    level = [a for a in eligible if (a.newest, a.lsn) == (best.newest, best.lsn)]
+    if target is not None:
+        if target not in {answer.node for answer in level}:
+            raise Abort([f"{target} is not as advanced as {best.node} (rule {best.newest}, LSN {best.lsn})"])
+        candidate = target
+    else:
+        ranked = priorities or {}
+        candidate = min(level, key=lambda answer: (-ranked.get(answer.node, 0), answer.node)).node
+    rule = next_rule(rules, candidate, epoch)
+    return Choice(candidate, rule, transition(rules, rule), tuple(rules))
