@@ -20,8 +20,8 @@ options:
       name: {description: Unit name with its suffix., type: str, required: true}
       state:
         description:
-          - Whether it runs. C(as_is) leaves it running or stopped, and has systemd read its files; they act from the next
-            start on.
+          - Whether it runs. C(as_is) leaves it running or stopped and only has systemd read its files, which then act
+            from the next start on.
         type: str
         choices: [started, stopped, as_is]
         default: started
