@@ -1,6 +1,6 @@
 """Runs inside a server's host, with what that host has: appends rows by the local socket, whether it leads or not.
 
-    python3 -c SCRIPT RUN NODE TABLE DATABASE SOCKET USER PAUSE LIMIT
+    python3 -c SCRIPT RUN NODE TABLE DATABASE SOCKET PAUSE LIMIT
 
 It is the client on the old leader's side: no cut keeps it from its server, so a server that acknowledges when it
 must not is caught here. Prints lines as client.py does, until standard input ends or the host does.
@@ -16,8 +16,8 @@ import time
 
 import psycopg2
 
-RUN, NODE, TABLE, DATABASE, SOCKET, USER = sys.argv[1:7]
-PAUSE, LIMIT = float(sys.argv[7]), float(sys.argv[8])
+RUN, NODE, TABLE, DATABASE, SOCKET = sys.argv[1:6]
+PAUSE, LIMIT = float(sys.argv[6]), float(sys.argv[7])
 NAME = f"direct-{NODE}-{os.getpid()}-{int(time.monotonic() * 1000)}"
 INSERT = (
     f"INSERT INTO {TABLE} (run, client, seq) VALUES (%s, %s, %s) "
@@ -64,7 +64,7 @@ def main():
         start, timeline = time.monotonic(), 0
         try:
             if connection is None or connection.closed:
-                connection = psycopg2.connect(host=SOCKET, dbname=DATABASE, user=USER, connect_timeout=2)
+                connection = psycopg2.connect(host=SOCKET, dbname=DATABASE, connect_timeout=2)
                 connection.autocommit = True
                 state["handle"] = socket.socket(fileno=os.dup(connection.fileno()))
             outcome, timeline, detail = attempt(connection, number)

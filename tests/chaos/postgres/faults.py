@@ -1,7 +1,6 @@
 """The faults: how each is done and undone, and what is expected of the cluster meanwhile.
 
-A fault gets the `Scene` of its round. `undo` must undo it from any point, because a round that fails in its middle undoes
-it too.
+A fault gets the `Scene` of its round. `undo` works from any point: a round that fails in its middle undoes it too.
 """
 
 from __future__ import annotations

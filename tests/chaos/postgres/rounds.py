@@ -95,18 +95,19 @@ def play(
     watch.start()
     try:
         began, undoing = _do_and_undo(fault, scene, watch, result)
+        observed = undoing
         if fault.expect in (faults.SAME_LEADER, faults.RESUMES):
-            _resumed(watch, began, OUTAGE_SECONDS)
-            undoing = time.monotonic()
-        took, why = wait_until(target.settled, REJOIN_SECONDS)
+            _resumed(watch, undoing, OUTAGE_SECONDS)
+            observed = time.monotonic()
+        _, why = wait_until(target.settled, REJOIN_SECONDS)
         if why:
             result.problems.append(f"not whole {REJOIN_SECONDS:.0f} s after the fault was undone: {why}")
         else:
-            result.rejoin_s = round(took, 2)
+            result.rejoin_s = round(time.monotonic() - undoing, 2)
         time.sleep(SETTLE_SECONDS)
     finally:
         watch.stop()
-    _outcome(result, watch.attempts, began, undoing)
+    _outcome(result, watch.attempts, began, observed)
     _verdict(result, target, watch, table, database)
     if result.problems:
         target.evidence(evidence)
@@ -141,10 +142,10 @@ def _resumed(watch: Watch, since: float, seconds: float, which: Callable[[Attemp
     wait_until(lambda: "" if any(map(which, watch.acknowledged_since(since))) else "silence", seconds, every=0.1)
 
 
-def _outcome(result: Result, attempts: list[Attempt], began: float, undoing: float) -> None:
-    gap = stall(attempts, began, undoing)
+def _outcome(result: Result, attempts: list[Attempt], began: float, until: float) -> None:
+    gap = stall(attempts, began, until)
     result.stall_s = round(gap.seconds, 3)
-    seen = [a for a in attempts if a.acknowledged and a.start > began and a.end <= undoing]
+    seen = [a for a in attempts if a.acknowledged and a.start > began and a.end <= until]
     after = [a for a in seen if not a.direct and a.start > gap.begins]
     last = max(after, key=lambda a: a.end, default=None)
     if gap.ends is None and gap.seconds > GOES_ON_SECONDS:

@@ -3,7 +3,7 @@
     python -m tests.chaos.postgres.run --rounds 3 --seed 7 --fault power_cut,freeze
 
 A round is (fault, seed, number). Results are appended to .cache/bench/failover.jsonl with the commit; rounds that are
-there for this commit are left out, so an interrupted run goes on where it was. Exits 1 where anything was not as promised.
+there for this commit are left out, so an interrupted run goes on where it was. Exits 1 where a promise was not kept.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 from tests.chaos.postgres.attempts import Attempt, Read, parse
-from tests.chaos.postgres.cluster import DATABASE, TABLE, Target
+from tests.chaos.postgres.cluster import DATABASE, TABLE, Target, as_owner
 from tools.runs import ROOT
 
 DIRECT = Path(__file__).with_name("direct.py")
@@ -86,13 +86,13 @@ class Watch:
     def _beside(self, node: str) -> None:
         """Keeps a client on the node's own host for as long as that host runs, and begins again when it is back."""
         host = self.target.lab.host(node)
-        arguments = [self.run, node, self.table, self.database, self.target.socket(), "postgres"]
+        arguments = [self.run, node, self.table, self.database, self.target.socket()]
         limits = [str(DIRECT_PAUSE), str(STATEMENT_SECONDS)]
-        program = ["runuser", "-u", "postgres", "--", "python3", "-c", DIRECT.read_text(), *arguments, *limits]
+        program = ["python3", "-c", DIRECT.read_text(), *arguments, *limits]
         while not self._over.wait(0.5):
-            with suppress(LabError), subprocess.Popen(
-                host.enter_command(program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                text=True,
+            with suppress(LabError, OSError), subprocess.Popen(
+                host.enter_command([*as_owner(host), *program]),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             ) as process:  # fmt: skip
                 threading.Thread(target=self._end, args=(process,), daemon=True).start()
                 self._collect(process)
