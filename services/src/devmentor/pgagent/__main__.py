@@ -1,6 +1,7 @@
 """devmentor-pgagent: serve, guard."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def main() -> None:
             sys.stderr.write(f"PGAGENT_{name}: {finding['msg']}\n" if name else f"{finding['msg']}\n")
         sys.exit(2)
     logs.configure("pgagent", settings.log_level)
+    logging.getLogger("devmentor.access").setLevel(logging.WARNING)  # the agents ask each other all the time
     app, duties = application(settings)
     server.run(app, settings, alive=lambda: duties.alive)
 

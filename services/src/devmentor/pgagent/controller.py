@@ -71,22 +71,34 @@ class Controller:
         target: str | None = None,
         force_data_loss: int | None = None,
         reaffirm: bool = False,
+        statuses: dict[str, Any] | None = None,
     ) -> Outcome:
-        """Replace the leader (or, with `reaffirm`, confirm this node as such). Never raises for what can go wrong."""
+        """Replace the leader (or, with `reaffirm`, confirm this node as such). Never raises for what can go wrong.
+
+        `statuses`: of the nodes that answered a moment ago, so that a dead one is not asked again.
+        """
         if self._lock.locked():
             return Outcome("refused", [f"{self._agent.settings.node} is at it already: {self._agent.acting}"])
         async with self._lock:
             run = _Run(self._agent, "reaffirm" if reaffirm else "failover", reason)
             try:
-                outcome = await self._failover(run, check, force, target, force_data_loss, reaffirm)
+                known = (statuses, {}) if statuses else await run.look()
+                outcome = await self._failover(run, known, check, force, target, force_data_loss, reaffirm)
             except Abort as abort:
                 outcome = Outcome("aborted" if run.fenced else "refused", abort.reasons)
             return run.end(outcome)
 
     async def _failover(
-        self, run: "_Run", check: bool, force: bool, target: str | None, data_loss: int | None, reaffirm: bool
+        self,
+        run: "_Run",
+        known: tuple[dict[str, Any], dict[str, CallFailed]],
+        check: bool,
+        force: bool,
+        target: str | None,
+        data_loss: int | None,
+        reaffirm: bool,
     ) -> Outcome:
-        statuses, away = await run.look()
+        statuses, away = known
         highest = run.highest(statuses)
         if not (force or reaffirm):
             healthy = _healthy_leader(highest, statuses)

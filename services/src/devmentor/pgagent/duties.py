@@ -44,7 +44,7 @@ class Duties:
         loops = [("look", self._look, 1.0)]
         if agent.has_postgres:
             loops += [("observe", agent.observe, 0.5), ("probe", self._probe_once, agent.settings.probe_interval_s)]
-            loops += [("act", self._act, 0.25), ("serve", self._serve, 0.5)]
+            loops += [("act", self._act, 0.1), ("serve", self._serve, 0.5)]
         if agent.pooler is not None:
             loops += [("pooler", self._follow_rule, 1.0)]
         for name, work, every_s in loops:
@@ -130,7 +130,7 @@ class Duties:
         if agent.suspicion is None or rule is None or agent.controller.busy:
             self._quorum_since = 0.0
             return
-        await agent.look_around()
+        await agent.look_around(but=rule.leader, limit_s=0.3)  # the leader is silent: asking it would only take time
         statuses = agent.statuses()
         suspecting = [
             name
@@ -154,7 +154,7 @@ class Duties:
             log.warning("no failover: paused or observing only", extra={"would": why})
             await asyncio.sleep(1)
             return
-        outcome = await agent.controller.failover(why, force=True)
+        outcome = await agent.controller.failover(why, force=True, statuses=statuses)
         if outcome.result != "done":
             await asyncio.sleep(0.5 + rank * STAGGER_S)
 
