@@ -7,11 +7,10 @@ import signal
 import time
 from typing import Any
 
-from devmentor_ha.election import FOLLOWER, LEADER
-from devmentor_ha.rules import NOBODY, Need
-
 from devmentor.pgagent.postgres import APPLICATION, LocalPostgres
 from devmentor.pgagent.sql import Silent
+from devmentor_ha.election import FOLLOWER, LEADER
+from devmentor_ha.rules import NOBODY, Need
 
 # Set by the fence, back to the configuration files' values once the node follows or leads.
 WHILE_FENCED = {

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from devmentor_ha.rules import Rule
-from devmentor_ha.textfiles import conninfo, targets, targets_rule
 
 from devmentor.pgagent.sql import Silent, bounded, connect, sever
 from devmentor.pgagent.state import write_durably
+from devmentor_ha.rules import Rule
+from devmentor_ha.textfiles import conninfo, targets, targets_rule
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
