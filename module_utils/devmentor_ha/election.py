@@ -1,4 +1,4 @@
-"""What a controller decides from the answers of fenced nodes (docs/postgres-ha-protocol.md, "Failover", steps 1 to 5)."""
+"""What a controller decides from the answers of fenced nodes (docs/postgres-ha-protocol.md, "Failover", 1 to 5)."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def choose(
 ) -> Choice:
     """Decide from the answers of nodes that promised `epoch` and are fenced.
 
-    The candidate is the most advanced node, by the newest rule in its WAL, then by LSN, never by LSN alone; `priorities`
-    (higher is better) and the name break ties. A `target` (switchover, reaffirmation, operator) must be as
+    The candidate is the most advanced node, by the newest rule in its WAL, then by LSN, never by LSN alone;
+    `priorities` (higher is better) and the name break ties. A `target` (switchover, reaffirmation, operator) must be as
     advanced as the best. `force_data_loss` leaves out the check that the rules are covered, nothing else.
     Raises Abort with every reason.
     """

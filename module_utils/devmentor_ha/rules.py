@@ -159,10 +159,10 @@ def combined(needs: Sequence[Need]) -> Need:
 def superseded(rules: Iterable[Rule]) -> list[Rule]:
     """Of rules seen, those that a new leader must cover: from the last known to be committed to the highest.
 
-    Every row that was written after a commit names that commit as its prior, so the prior of the highest row is the last
-    rule that is known to be committed. Two controllers may have written rows of one epoch for different leaders, of which at
-    most one can be committed: both count. Raises RuleError where a prior was not seen: a node whose WAL holds a row holds
-    its prior too.
+    Every row that was written after a commit names that commit as its prior, so the prior of the highest row is the
+    last rule that is known to be committed. Two controllers may have written rows of one epoch for different leaders,
+    of which at most one can be committed: both count. Raises RuleError where a prior was not seen: a node whose WAL
+    holds a row holds its prior too.
     """
     seen = {(rule.key, rule.leader): rule for rule in rules}
     if not seen:
@@ -192,7 +192,7 @@ def uncovered(rules: Iterable[Rule], fenced: Collection[str]) -> list[str]:
 def next_rule(rules: Sequence[Rule], leader: str, epoch: int) -> Rule:
     """The rule of a new leader at `epoch`: the followers of the highest rule without it; the old leader leaves.
 
-    If nobody is left the old leader stays, as the only follower. The old leader itself, reaffirmed, keeps its followers.
+    If nobody is left the old leader stays, as the only follower. The old leader itself, reaffirmed, keeps all.
     """
     old = max(rules, key=lambda rule: rule.key)
     prior = min(rules, key=lambda rule: rule.key).key
