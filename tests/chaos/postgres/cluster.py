@@ -148,7 +148,8 @@ def save_journal(host: Host, folder: Path, seconds: int = 600) -> None:
     """The host's journal and PostgreSQL's log of the last seconds, where the host runs."""
     command = (
         f"journalctl --no-pager -o short-precise --since -{seconds}s; "
-        "for f in /var/log/postgresql/*.log; do echo \"== $f\"; tail -n 400 \"$f\"; done"
+        "for f in /var/log/postgresql/*.log; do echo \"== $f\"; "
+        "grep -av 'read-only transaction\\|chaos_rows' \"$f\" | tail -n 2000; done"
     )
     try:
         done = host.execute(["timeout", "20", "sh", "-c", command], check=False, timeout=30)
