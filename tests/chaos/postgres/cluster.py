@@ -10,18 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from lab.errors import LabError
 from lab.host import Host
 from lab.inventory import read_inventory
 from lab.lifecycle import Lab
 from lab.progress import Silent
+from tests.chaos.postgres.agents import call, port
 from tests.chaos.postgres.attempts import Row
 from tools.inventory_vars import Inventory
 from tools.runs import ROOT
 
-PORTS = ROOT / "roles" / "platform" / "defaults" / "main" / "ports.yml"
 CA = ROOT / ".cache" / "chaos" / "ca.pem"
 DATABASE = "devmentor"
 TABLE = "pbml.chaos_rows"
@@ -100,9 +98,16 @@ class Cluster:
             return why
         leader = leader_of(seen)
         rule = seen[leader].rule
-        if rule is not None and (rule["leader"], sorted(rule["followers"])) != (leader, without(self.nodes, leader)):
+        if rule is None or (rule["leader"], sorted(rule["followers"])) != (leader, without(self.nodes, leader)):
             return f"{leader} leads, its rule is {rule}"
         return ""
+
+    def bootstrap(self) -> None:
+        """The first rule, where the cluster has none yet."""
+        seen = self.views()
+        leader = leader_of(seen)
+        if leader and seen[leader].rule is None:
+            call(self.lab.host(leader), "members", {"bootstrap": True})
 
     def clients(self, run: str) -> list[dict[str, Any]]:
         """Writers through both poolers, half of them beginning at each, and two readers of the replicas."""
@@ -110,9 +115,8 @@ class Cluster:
         secrets = self.variables.secrets(self.nodes[0])
         CA.parent.mkdir(parents=True, exist_ok=True)
         CA.write_text(secrets["vault_ca_cert"])
-        port = yaml.safe_load(PORTS.read_text())["devmentor_ports"]["pgbouncer"]
         common = {
-            "port": port, "user": "pbml", "password": str(secrets["vault_postgres_pbml_password"]),
+            "port": port("pgbouncer"), "user": "pbml", "password": str(secrets["vault_postgres_pbml_password"]),
             "sslmode": "verify-full", "sslrootcert": str(CA),
         }  # fmt: skip
 
@@ -144,7 +148,8 @@ def save_journal(host: Host, folder: Path, seconds: int = 600) -> None:
     """The host's journal and PostgreSQL's log of the last seconds, where the host runs."""
     command = (
         f"journalctl --no-pager -o short-precise --since -{seconds}s; "
-        "for f in /var/log/postgresql/*.log; do echo \"== $f\"; tail -n 400 \"$f\"; done"
+        "for f in /var/log/postgresql/*.log; do echo \"== $f\"; "
+        "grep -av 'read-only transaction\\|chaos_rows' \"$f\" | tail -n 2000; done"
     )
     try:
         done = host.execute(["timeout", "20", "sh", "-c", command], check=False, timeout=30)

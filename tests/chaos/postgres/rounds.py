@@ -84,7 +84,10 @@ def play(
     table: str = TABLE,
     database: str = DATABASE,
 ) -> Result:
-    """Run one round and say what it showed; where it has problems, the hosts' logs go to the folder `evidence`."""
+    """Run one round and say what it showed.
+
+    Every attempt goes to the folder `evidence`, the hosts' logs too where there are problems.
+    """
     chance = random.Random(f"{seed}/{fault.name}/{number}")
     leader = require_whole(target)
     make_table(target.lab, leader, table, database)
@@ -109,9 +112,10 @@ def play(
         watch.stop()
     _outcome(result, watch.attempts, began, observed)
     _verdict(result, target, watch, table, database)
+    evidence.mkdir(parents=True, exist_ok=True)
+    _write_attempts(evidence / "attempts.txt", watch.attempts, began)
     if result.problems:
         target.evidence(evidence)
-        _write_attempts(evidence / "attempts.txt", watch.attempts, began)
     return result
 
 

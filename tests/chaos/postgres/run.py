@@ -53,6 +53,7 @@ def deploy(inventory: Path, fresh: bool = False, volumes: bool = True) -> Cluste
         if DATA not in disk.volumes(host):
             disk.fill(host, DATA, DISK_MIB)
     playbook("site", inventory, "--skip-tags", LEFT_OUT).require()
+    cluster.bootstrap()
     return cluster
 
 
