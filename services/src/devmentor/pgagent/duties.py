@@ -231,7 +231,9 @@ class Duties:
         if right and follows["epoch"] < rule.epoch:
             agent.state.set_following(rule.epoch, rule.leader)
         if right and agent.observed["streaming"]:
-            await agent.follower.settle([slot["name"] for slot in agent.observed["slots"]])
+            async with agent.lock:
+                if agent.state.promise.epoch <= rule.epoch:
+                    await agent.follower.settle([slot["name"] for slot in agent.observed["slots"]])
             return
         if leader is None:
             return
@@ -242,6 +244,8 @@ class Duties:
             return
         try:
             async with agent.lock:
+                if agent.state.promise.epoch > rule.epoch:
+                    return
                 await agent.follower.repoint(leader)
             log.info("follows", extra={"leader": rule.leader, "epoch": rule.epoch})
         except LocalError as error:

@@ -126,8 +126,11 @@ class Leading:
     async def _commit(self, rule: Rule, need: Need) -> None:
         """The commit point. Afterwards the final setting, and the poolers."""
         agent = self._agent
-        self.committing, self._waits_since = rule, time.time()
-        await agent.postgres.set({"synchronous_standby_names": need.setting})
+        # Settings of a leader change under the lock alone: a fence, which holds it, is never overwritten.
+        async with agent.lock:
+            self._check(rule.epoch)
+            self.committing, self._waits_since = rule, time.time()
+            await agent.postgres.set({"synchronous_standby_names": need.setting})
         while True:
             self._check(rule.epoch)
             if await self._acknowledged(rule):
