@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: pg_failover
 short_description: Replace a PostgreSQL leader that is lost
 description:
-  - Agents do this by themselves within seconds; the module is for when they cannot, or may not (a pause). It runs on any
-    host with a failover agent and has the agent of a follower carry it out (docs/postgres-ha-protocol.md, Failover).
+  - Agents do this by themselves within seconds; the module is for when they cannot, or may not (a pause).
+  - Runs on any host with a failover agent; a follower's agent carries it out (docs/postgres-ha-protocol.md, Failover).
   - A leader that is healthy is not replaced without O(force); M(pg_switchover) moves it without a failed statement.
   - Where too few followers answer to have every acknowledged commit, it is refused. Nobody is promoted then.
 options:
@@ -17,8 +17,9 @@ options:
   force: {description: Replace a healthy leader too., type: bool, default: false}
   force_data_loss:
     description:
-      - Go on although commits that were acknowledged may be on nodes that do not answer, and lose those. The number of the
-        epoch that the failover gets, which a refusal and check mode name, so that it is given for one situation only.
+      - Go on although commits that were acknowledged may be on nodes that do not answer, and lose those.
+      - It is the number of the epoch that the failover gets, which a refusal and check mode name, so that it is given for
+        one situation only.
     type: int
   reason: {description: Written to the agents' logs., type: str, default: asked for by an operator}
   env_file: {description: The settings of this host's agent., type: path, default: /etc/devmentor/pgagent/pgagent.env}
@@ -44,7 +45,11 @@ reasons: {description: Why not; in check mode what is planned., type: list, elem
 epoch: {description: The epoch that this was (or would be)., type: int, returned: when an agent answered}
 rule: {description: The rule that is committed now., type: dict, returned: when an agent answered}
 before: {description: The rule that it replaced., type: dict, returned: when an agent answered}
-steps: {description: "What was done, with seconds since the beginning.", type: list, elements: dict, returned: when an agent answered}
+steps:
+  description: What was done, with seconds since the beginning.
+  type: list
+  elements: dict
+  returned: when an agent answered
 controller: {description: The node whose agent did it., type: str, returned: when an agent answered}
 """
 

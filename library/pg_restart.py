@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: pg_restart
 short_description: Restart the PostgreSQL server of a follower, and wait until it streams again
 description:
-  - The node's agent does it, so that neither it nor the others take it for a loss. A node that leads refuses; move the lead
-    with M(pg_switchover) first.
+  - The node's agent does it and does not interfere meanwhile. A node that leads refuses; move the lead with
+    M(pg_switchover) first.
 options:
   node: {description: The node; by default the one that the module runs on., type: str}
   newer:
@@ -17,7 +17,7 @@ options:
     type: list
     elements: path
     default: []
-  report_only: {description: Restarts nothing; RV(outdated) says what a restart would bring., type: bool, default: false}
+  report_only: {description: Restarts nothing and fills RV(outdated)., type: bool, default: false}
   env_file: {description: The settings of this host's agent., type: path, default: /etc/devmentor/pgagent/pgagent.env}
 attributes:
   check_mode: {support: full}

@@ -8,7 +8,7 @@ short_description: Move the lead of PostgreSQL to another node while the leader 
 description:
   - Pauses the poolers, stops the leader, promotes the target, leads the poolers to it and resumes them; clients of the
     poolers wait and see no error. The former leader starts as a follower.
-  - Refused, with every reason, where it would not be smooth. Before the promotion a failure goes back to the old leader.
+  - Refused, with all reasons, where it would not be smooth. A failure before the promotion goes back to the old leader.
   - Runs on any host with a failover agent; a follower's agent carries it out.
 options:
   target: {description: The node to lead; by default the streaming follower of the highest priority., type: str}
@@ -39,7 +39,11 @@ stall_s: {description: Seconds from the poolers' pause to their end., type: floa
 epoch: {description: The epoch that this was (or would be)., type: int, returned: when an agent answered}
 rule: {description: The rule that is committed now., type: dict, returned: when an agent answered}
 before: {description: The rule that it replaced., type: dict, returned: when an agent answered}
-steps: {description: "What was done, with seconds since the beginning.", type: list, elements: dict, returned: when an agent answered}
+steps:
+  description: What was done, with seconds since the beginning.
+  type: list
+  elements: dict
+  returned: when an agent answered
 controller: {description: The node whose agent did it., type: str, returned: when an agent answered}
 """
 
