@@ -7,8 +7,8 @@ module: pg_rejoin
 short_description: Bring a PostgreSQL node back as a follower of the leader
 description:
   - Agents do this by themselves; the module is for a node that they left stopped, or whose data is to be copied anew.
-  - Stops the node's server, brings its data in line with the leader's (by nothing, a rewind or a new copy) and waits until
-    it streams. A node that streams is left alone with V(auto).
+  - Stops the node's server, brings its data in line with the leader's (by nothing, a rewind or a new copy) and waits
+    until it streams. A node that streams is left alone with V(auto).
 options:
   node: {description: The node; by default the one that the module runs on., type: str}
   method:
