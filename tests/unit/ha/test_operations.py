@@ -187,7 +187,35 @@ def test_a_restart_in_check_mode_only_asks(run, cluster):
 
 def test_a_server_that_does_not_run_is_not_judged(run, cluster, tmp_path):
     cluster.statuses["pg2"]["postgres"]["state"] = "stopped"
-    assert "PostgreSQL is stopped" in run("pg_restart", newer=[str(tmp_path)])["msg"]
+    assert "PostgreSQL is stopped" in run("pg_restart", newer=[str(tmp_path)], timeout=0)["msg"]
+
+
+def test_the_leader_is_not_restarted(run, cluster):
+    assert "pg1 leads. Move the lead" in run("pg_restart", node="pg1")["msg"]
+    assert cluster.sent == []
+
+
+def test_a_follower_that_commits_need_is_only_restarted_if_that_is_accepted(run, cluster):
+    cluster.answers["restart"] = {"changed": True}
+    cluster.statuses["pg4"]["postgres"]["streaming"] = False
+    result = run("pg_restart", node="pg2", timeout=0)
+    assert "rule 1.0 needs 2 of pg2, pg3, pg4, and pg3 of the others stream" in result["msg"]
+    assert cluster.sent == []
+    assert run("pg_restart", node="pg2", timeout=0, allow_stall=True)["changed"]
+
+
+def test_a_node_that_does_not_stream_yet_is_waited_for(run, cluster, monkeypatch):
+    from ansible.module_utils.devmentor_ha import operations
+
+    cluster.answers["restart"] = {"changed": True}
+    cluster.statuses["pg2"]["postgres"]["streaming"] = False
+    assert "pg2 does not stream from pg1" in run("pg_restart", timeout=0)["msg"]
+
+    def stream(_seconds):
+        cluster.statuses["pg2"]["postgres"]["streaming"] = True
+
+    monkeypatch.setattr(operations.time, "sleep", stream)
+    assert run("pg_restart")["changed"]
 
 
 def test_files_of_this_host_say_nothing_about_another(run, cluster):
