@@ -157,7 +157,7 @@ class Duties:
             return
         outcome = await agent.controller.failover(why, force=True, statuses=statuses)
         if outcome.result != "done":
-            await asyncio.sleep(0.5 + rank * STAGGER_S)
+            await asyncio.sleep((2.0 if outcome.result == "refused" else 0.5) + rank * STAGGER_S)
 
     # Serve: whatever the own server needs
 
