@@ -13,26 +13,13 @@ import os
 import re
 from collections.abc import Mapping
 
-from ..devmentor_ha.textfiles import PostgresError
+from ..devmentor_ha.textfiles import PostgresError, slot_name
 
 MINIMUM_VERSION = (17, 5)  # sync_replication_slots' crash and lost-slot fixes; failover needs the feature itself
-SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}\Z")
 FIRST_NORMAL_OBJECT_ID = 16384  # access/transam.h: no object that a user made has a smaller OID
 
 
 _SCRAM = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)\Z")
-
-
-def slot_name(host: str) -> str:
-    """The physical replication slot of a host: its name in the characters that PostgreSQL allows.
-
-    >>> slot_name("db-1.zone-a")
-    'db_1_zone_a'
-    """
-    name = re.sub(r"[^a-z0-9_]", "_", host.lower())
-    if not SLOT_NAME.match(name):
-        raise PostgresError(f"{host}: is no name for a replication slot (1 to 63 characters). Shorten the host's name.")
-    return name
 
 
 def slot_names(hosts: list[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 HA_OWNED_SETTINGS = ("primary_conninfo", "primary_slot_name", "restore_command", "synchronous_standby_names")
 _NOT_COPIED = re.compile(r"(?:ha\..*|recovery_.*|synchronized_standby_slots)\Z")
 _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*=?\s*(?:'((?:[^']|'')*)'|([^#\s]*))")
+SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}\Z")
 
 
 class PostgresError(Exception):
@@ -116,3 +117,15 @@ def targets_rule(text: str) -> tuple[int, int, str] | None:
     """The rule that a targets.ini follows; None for one that only Ansible has written."""
     match = _TARGETS_RULE.search(text)
     return (int(match[1]), int(match[2]), match[3]) if match else None
+
+
+def slot_name(host: str) -> str:
+    """The physical replication slot of a host: its name in the characters that PostgreSQL allows.
+
+    >>> slot_name("db-1.zone-a")
+    'db_1_zone_a'
+    """
+    name = re.sub(r"[^a-z0-9_]", "_", host.lower())
+    if not SLOT_NAME.match(name):
+        raise PostgresError(f"{host}: is no name for a replication slot (1 to 63 characters). Shorten the host's name.")
+    return name

@@ -7,10 +7,6 @@ import os
 import time
 from typing import Any
 
-from devmentor_ha.election import DEMOTED
-from devmentor_ha.rules import NOBODY, Need, Rule, RuleError
-from devmentor_ha.textfiles import parse_lsn
-
 from devmentor.common import errors
 from devmentor.pgagent import metrics
 from devmentor.pgagent.controller import Controller
@@ -23,6 +19,9 @@ from devmentor.pgagent.postgres import LocalError, LocalPostgres
 from devmentor.pgagent.settings import Settings
 from devmentor.pgagent.sql import Silent
 from devmentor.pgagent.state import State
+from devmentor_ha.election import DEMOTED
+from devmentor_ha.rules import NOBODY, Need, Rule, RuleError
+from devmentor_ha.textfiles import parse_lsn
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +122,8 @@ class Agent:
                 "rules": [rule.as_dict() for rule in self.rules],
                 "committed": state.committed.as_dict() if state.committed else None,
                 "leading": self.leading.rule.as_dict() if self.leading.rule else None,
+                "committing": self.leading.committing.as_dict() if self.leading.committing else None,
+                "waits_since": self.leading.waits_since,
                 "following": state.following,
                 "suspects": self.suspicion,
                 "unwell": self.unwell,

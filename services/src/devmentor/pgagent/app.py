@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from devmentor_ha.rules import Need, Rule, RuleError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -22,6 +21,7 @@ from devmentor.pgagent.duties import Duties
 from devmentor.pgagent.operator import Operator
 from devmentor.pgagent.settings import Settings
 from devmentor.pgagent.sql import Silent
+from devmentor_ha.rules import Need, Rule, RuleError
 
 log = logging.getLogger(__name__)
 

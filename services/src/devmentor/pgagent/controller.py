@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from devmentor_ha.election import Abort, Answer, Choice, choose, next_epoch
-from devmentor_ha.rules import Rule
-
 from devmentor.pgagent import metrics
 from devmentor.pgagent.peers import CallFailed
+from devmentor_ha.election import Abort, Answer, Choice, choose, next_epoch
+from devmentor_ha.rules import Rule
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
@@ -113,10 +112,9 @@ class Controller:
         if check:
             return _planned(highest, statuses, away, epoch, asked, target)
         answers = await run.fence(epoch, asked & set(statuses), statuses)
-        choice = choose(
-            answers, epoch, run.priorities, target or (self._agent.settings.node if reaffirm else None),
-            data_loss is not None,
-        )
+        if reaffirm:  # level with others it stays the leader; behind a half-promoted one it must not
+            run.priorities[self._agent.settings.node] = max(run.priorities.values()) + 1
+        choice = choose(answers, epoch, run.priorities, target, data_loss is not None)
         if data_loss is not None:
             log.critical("data loss accepted by the operator", extra={"epoch": epoch, "candidate": choice.candidate})
         return await run.hand_over(epoch, choice, answers)

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
-
-from devmentor_ha.rules import NOBODY, Need, Rule, final_need
+from typing import TYPE_CHECKING, Any
 
 from devmentor.pgagent.follow import LeaderView
 from devmentor.pgagent.postgres import LocalError
 from devmentor.pgagent.probe import Probe
 from devmentor.pgagent.sql import Silent
+from devmentor_ha.rules import NOBODY, Need, Rule, final_need
+from devmentor_ha.textfiles import slot_name
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
@@ -22,6 +22,7 @@ STAGGER_S = 0.4
 START_EVERY_S = 2.0
 UNDECIDED_S = 8.0
 RECENT_S = 3.0
+COMMIT_PATIENCE_S = 15.0
 
 
 class Duties:
@@ -145,7 +146,7 @@ class Duties:
         nodes = agent.settings.nodes
         rank = sorted(suspecting, key=lambda name: (-nodes[name].priority, name)).index(agent.settings.node)
         others = [s["promise"] for s in statuses.values() if s["promise"]["epoch"] > rule.epoch]
-        if any(time.time() - promise["at"] < RECENT_S for promise in others):
+        if any(time.time() - promise["at"] < RECENT_S for promise in others) or _under_way(statuses, rule):
             return  # somebody is at it
         if now - self._quorum_since < rank * STAGGER_S:
             return
@@ -197,7 +198,8 @@ class Duties:
         ]
         if above:
             waited = time.time() - max(promise["at"] for promise in above)
-            if waited > agent.settings.reaffirm_after_s and not agent.controller.busy:
+            busy = agent.controller.busy or _under_way(agent.statuses(), newest)
+            if waited > agent.settings.reaffirm_after_s and not busy:
                 await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
             return
         if leading.rule is None:
@@ -229,16 +231,21 @@ class Duties:
         if right and follows["epoch"] < rule.epoch:
             agent.state.set_following(rule.epoch, rule.leader)
         if right and agent.observed["streaming"]:
-            await agent.follower.settle()
+            async with agent.lock:
+                if agent.state.promise.epoch <= rule.epoch:
+                    await agent.follower.settle([slot["name"] for slot in agent.observed["slots"]])
             return
         if leader is None:
             return
-        slot = next((s for s in agent.view[rule.leader]["postgres"]["slots"] if s["name"] == _slot(agent)), None)
-        if right and slot is not None and slot["wal_status"] == "lost":
+        own = slot_name(agent.settings.node)
+        lost = any(s["name"] == own and s["wal_status"] == "lost" for s in agent.view[rule.leader]["postgres"]["slots"])
+        if right and lost:
             self._rejoin(rule, "its slot lost its WAL", "reclone")
             return
         try:
             async with agent.lock:
+                if agent.state.promise.epoch > rule.epoch:
+                    return
                 await agent.follower.repoint(leader)
             log.info("follows", extra={"leader": rule.leader, "epoch": rule.epoch})
         except LocalError as error:
@@ -301,5 +308,10 @@ class Duties:
                 await agent.observe()
 
 
-def _slot(agent: "Agent") -> str:
-    return "".join(c if c.isalnum() else "_" for c in agent.settings.node.lower())
+def _under_way(statuses: dict[str, Any], rule: Rule) -> bool:
+    """Whether a candidate above `rule` is alive and about to commit: a further election would only set it back."""
+    return any(
+        (status.get("committing") or {}).get("epoch", 0) > rule.epoch
+        and time.time() - (status.get("waits_since") or 0) < COMMIT_PATIENCE_S
+        for status in statuses.values()
+    )

@@ -7,11 +7,10 @@ import signal
 import time
 from typing import Any
 
-from devmentor_ha.election import FOLLOWER, LEADER
-from devmentor_ha.rules import NOBODY, Need
-
 from devmentor.pgagent.postgres import APPLICATION, LocalPostgres
 from devmentor.pgagent.sql import Silent
+from devmentor_ha.election import FOLLOWER, LEADER
+from devmentor_ha.rules import NOBODY, Need
 
 # Set by the fence, back to the configuration files' values once the node follows or leads.
 WHILE_FENCED = {
@@ -67,10 +66,10 @@ async def _receiver(postgres: LocalPostgres) -> int | None:
     return int(rows[0][0]) if rows else None
 
 
-async def _until(postgres: LocalPostgres, condition: str) -> None:
+async def _until(postgres: LocalPostgres, condition: str, ends_readers: bool = True) -> None:
     began = time.monotonic()
     while not await postgres.value(condition):
-        if time.monotonic() - began > IMPATIENCE_S:
+        if ends_readers and time.monotonic() - began > IMPATIENCE_S:
             await postgres.rows(_ENDS_READERS)
         await asyncio.sleep(0.01)
 
@@ -81,5 +80,5 @@ async def _fence_leader(postgres: LocalPostgres, promised: str) -> None:
     # Senders started before the reload may still release commits; those forked after it have the new setting.
     pids = [pid for (pid,) in await postgres.rows("SELECT pid FROM pg_stat_replication")]
     await postgres.rows("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", (pids,))
-    while await postgres.rows("SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s::int[])", (pids,)):
-        await asyncio.sleep(0.01)
+    array = "{" + ",".join(map(str, pids)) + "}"
+    await _until(postgres, f"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY('{array}'))", False)  # noqa: S608

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from devmentor_ha.lineage import Lineage
-from devmentor_ha.rules import NOBODY, Need, Rule
-from devmentor_ha.textfiles import parse_lsn
-
 from devmentor.pgagent.fence import WHILE_FENCED
 from devmentor.pgagent.postgres import LocalError, LocalPostgres
 from devmentor.pgagent.settings import Settings
 from devmentor.pgagent.state import State, write_durably
+from devmentor_ha.lineage import Lineage
+from devmentor_ha.rules import NOBODY, Need, Rule
+from devmentor_ha.textfiles import parse_lsn, slot_name
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +64,27 @@ class Follower:
         why = self.own_lineage(found["timeline"]).differs_from(leader.lineage, found["lsn"])
         if why:
             raise LocalError(f"cannot follow {leader.name} as it is: {why}")
+        stale = self.postgres.stale_histories(leader.lineage.epochs(), self.state.timelines)
         self._remember(leader)
-        await self.postgres.set({"primary_conninfo": self.settings.leader_conninfo(leader.address)})
+        conninfo = self.settings.leader_conninfo(leader.address)
+        if not stale:
+            await self.postgres.set({"primary_conninfo": conninfo})
+            return
+        log.warning("restarts to forget a timeline that nobody leads", extra={"files": [path.name for path in stale]})
+        await self.postgres.stop(limit_s=5, immediate_after_s=5)
+        for path in stale:
+            path.unlink()
+        self.postgres.edit_auto_conf({"primary_conninfo": conninfo})
+        await self.postgres.start()
 
-    async def settle(self) -> None:
-        """After the hurry: the settings that the fence changed are what the files say again."""
+    def slots(self) -> list[str]:
+        """Of the other nodes, named as the role postgres names them."""
+        return [slot_name(name) for name in self.settings.nodes if name != self.settings.node]
+
+    async def settle(self, slots: list[str]) -> None:
+        """After the hurry: the settings that the fence changed are what the files say again; missing slots are made."""
+        if set(self.slots()) - set(slots):
+            await self.postgres.have_slots(self.slots())
         now = self.postgres.auto_conf()
         stale = [name for name in WHILE_FENCED if name in now]
         if stale:
@@ -134,6 +149,8 @@ class Follower:
             }
         )
         self.postgres.become_standby()
+        for path in self.postgres.stale_histories(leader.lineage.epochs(), self.state.timelines):
+            path.unlink()
         self._remember(leader)
         self.state.hold_archive(False)
         await self.postgres.start()

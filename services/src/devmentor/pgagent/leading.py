@@ -8,19 +8,20 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from devmentor_ha.rules import Need, Rule, changed_followers, final_need, first_rule, transition
 
 from devmentor.pgagent.fence import WHILE_FENCED
 from devmentor.pgagent.peers import CallFailed
 from devmentor.pgagent.postgres import SCHEMA
 from devmentor.pgagent.sql import Silent, bounded, connect, sever
+from devmentor_ha.rules import Need, Rule, changed_followers, final_need, first_rule, transition
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
 
 log = logging.getLogger(__name__)
 
-COMMIT_LIMIT_S = 30.0
+COMMIT_LIMIT_S = 60.0
+APPLICATION_RULE = "devmentor pgagent rule"
 LAG_LIMIT_BYTES = 16 * 1024 * 1024
 
 WRITE_RULE = """
@@ -41,9 +42,15 @@ class Leading:
         self._agent = agent
         self.rule: Rule | None = None
         self.committing: Rule | None = None
+        self._waits_since = 0.0
         self._task: asyncio.Task[None] | None = None
         self._absent_since: dict[str, float] = {}
         self._present_since: dict[str, float] = {}
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when (seconds since 1970) a rule row waits for its quorum; None where none does."""
+        return self._waits_since if self.committing is not None else None
 
     @property
     def busy(self) -> bool:
@@ -84,6 +91,7 @@ class Leading:
         async with agent.lock:
             self._check(epoch, controller)
             await postgres.set({"synchronous_standby_names": need.setting})
+            await postgres.have_slots(agent.follower.slots())
             if await postgres.value("SELECT pg_is_in_recovery()"):
                 state.hold_archive(True)
                 log.info("promote", extra={**step, "waits_for": need.setting})
@@ -110,16 +118,19 @@ class Leading:
                 log.info("repointed", extra={"follower": node, "epoch": body["epoch"]})
                 return
             except CallFailed as failure:
-                if failure.status == 409:
-                    log.error("a follower refuses", extra={"follower": node, "reason": str(failure)})
+                log.warning("a follower refuses", extra={"follower": node, "reason": str(failure)})
+                if failure.body.get("error", {}).get("code") == "promised":
                     return
             await asyncio.sleep(0.3)
 
     async def _commit(self, rule: Rule, need: Need) -> None:
         """The commit point. Afterwards the final setting, and the poolers."""
         agent = self._agent
-        self.committing = rule
-        await agent.postgres.set({"synchronous_standby_names": need.setting})
+        # Settings of a leader change under the lock alone: a fence, which holds it, is never overwritten.
+        async with agent.lock:
+            self._check(rule.epoch)
+            self.committing, self._waits_since = rule, time.time()
+            await agent.postgres.set({"synchronous_standby_names": need.setting})
         while True:
             self._check(rule.epoch)
             if await self._acknowledged(rule):
@@ -145,7 +156,13 @@ class Leading:
             nonlocal warned
             warned = True
 
-        connection = await connect(self._agent.postgres.conninfo, 3.0)
+        # One that still waits from before (this agent was restarted, the wait given up) holds the row's lock.
+        await self._agent.postgres.rows(
+            "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE application_name = %s",
+            (APPLICATION_RULE,),
+            limit_s=5,
+        )
+        connection = await connect(f"{self._agent.postgres.conninfo} application_name='{APPLICATION_RULE}'", 3.0)
         try:
             connection.add_notice_handler(notice)
 

@@ -5,12 +5,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from devmentor_ha.rules import Rule
-
 from devmentor.common.errors import ApiError
 from devmentor.pgagent.agent import Agent, refused
 from devmentor.pgagent.postgres import LocalError
 from devmentor.pgagent.sql import Silent
+from devmentor_ha.rules import Rule
 
 if TYPE_CHECKING:
     from devmentor.pgagent.duties import Duties

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from devmentor_ha.rules import Rule
-from devmentor_ha.textfiles import conninfo, targets, targets_rule
 
 from devmentor.pgagent.sql import Silent, bounded, connect, sever
 from devmentor.pgagent.state import write_durably
+from devmentor_ha.rules import Rule
+from devmentor_ha.textfiles import conninfo, targets, targets_rule
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
@@ -141,14 +141,17 @@ class Pooler:
                 await self.command(f"RESUME {row['name']}")
 
     async def act(self, action: str, deadline_s: float) -> dict[str, Any]:
-        """`pause`, `resume`, `reload` or `kill`; a pause that does not end in time is taken back. Raises Silent."""
+        """`pause`, `resume`, `reload` or `kill`; a pause that does not end in time is taken back. Raises Silent.
+
+        A pause waits for transactions. Sessions of the session entry have no end to wait for: they are dropped, last.
+        """
         write = [self.names()[0], self.names()[2]]
         await self.observe()
         before = dict(self._databases)
         if action == "pause":
             try:
-                async with asyncio.timeout(deadline_s):
-                    await asyncio.gather(*(self.command(f"PAUSE {name}", deadline_s) for name in write))
+                await self.command(f"PAUSE {write[0]}", deadline_s)
+                await self.command(f"KILL {write[1]}", deadline_s)
             except (TimeoutError, Silent) as error:
                 await self._resume(write)
                 raise Silent(

@@ -8,14 +8,14 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from devmentor_ha.rules import Rule
-from devmentor_ha.textfiles import conninfo, format_auto_conf, parse_auto_conf, parse_control_data, parse_history
 
 from devmentor.pgagent.settings import Settings
 from devmentor.pgagent.sql import Database, Silent, fresh_rows, literal
 from devmentor.pgagent.state import write_durably
+from devmentor_ha.rules import Rule
+from devmentor_ha.textfiles import conninfo, format_auto_conf, parse_auto_conf, parse_control_data, parse_history
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,28 @@ class LocalPostgres:
             return parse_history(path.read_text())
         except OSError as error:
             raise LocalError(f"{path}: {error.strerror}") from error
+
+    async def have_slots(self, names: list[str]) -> None:
+        """Physical slots for the nodes that may follow; rewind and copies bring none. Raises Silent."""
+        for name in names:
+            await self.rows(
+                "SELECT pg_create_physical_replication_slot(%s, false) "
+                "WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = %s)",
+                (name, name),
+            )
+
+    def stale_histories(self, timelines: dict[str, int], known: dict[str, int]) -> list[Path]:
+        """History files of timelines that a leader's lineage lacks, or has from another epoch.
+
+        `timelines`: the leader's, `known`: this node's, each timeline -> epoch. A server that has seen such a file
+        wants to follow that timeline and no other.
+        """
+        found = []
+        for path in (self.data / "pg_wal").glob("*.history"):
+            number = str(int(path.stem, 16))
+            if number not in timelines or (number in known and known[number] != timelines[number]):
+                found.append(path)
+        return found
 
     # Setting
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from devmentor_ha.textfiles import conninfo
 from pydantic import Field
 
 from devmentor.common.settings import CommaList, ServiceSettings, service_config
+from devmentor_ha.textfiles import conninfo
 
 
 @dataclass(frozen=True, slots=True)

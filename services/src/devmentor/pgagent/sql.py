@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg import sql
@@ -37,7 +38,9 @@ class Database:
                 try:
                     return await bounded(connection, _rows(connection, statement, values), limit_s)
                 except BaseException:
-                    self.drop()
+                    if self._connection is connection:
+                        self._connection = None
+                    sever(connection)
                     raise
 
         try:
@@ -48,9 +51,12 @@ class Database:
 
     def drop(self) -> None:
         """Throw the connection away; the next statement opens a new one."""
-        if self._connection is not None:
-            sever(self._connection)
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._lock.locked():
+                _shut(connection)  # the statement under way fails, and closes it
+            else:
+                sever(connection)
 
 
 async def connect(conninfo: str, limit_s: float) -> psycopg.AsyncConnection[Any]:
@@ -77,30 +83,41 @@ async def bounded(connection: psycopg.AsyncConnection[Any], work: Coroutine[Any,
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
     except asyncio.CancelledError:
-        _shut(connection)
-        task.add_done_callback(_forget)
+        _abandon(connection, task)
         raise
     if done:
         return task.result()
-    _shut(connection)
-    task.add_done_callback(_forget)
+    _abandon(connection, task)
     raise TimeoutError(f"no answer in {limit_s:g} s")
 
 
+# Connections whose statement has not noticed yet that its socket is shut: libpq's memory must not be freed under it.
+_abandoned: "WeakSet[psycopg.AsyncConnection[Any]]" = WeakSet()
+
+
+def _abandon(connection: psycopg.AsyncConnection[Any], task: "asyncio.Future[Any]") -> None:
+    _abandoned.add(connection)
+    _shut(connection)
+
+    def ended(task: "asyncio.Future[Any]") -> None:
+        if not task.cancelled():
+            task.exception()
+        _abandoned.discard(connection)
+        sever(connection)
+
+    task.add_done_callback(ended)
+
+
 def sever(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Close without a word to the server."""
-    with contextlib.suppress(psycopg.Error, OSError):
-        connection.pgconn.finish()
+    """Close without a word to the server, at once or as soon as the statement under way has ended."""
+    if connection not in _abandoned:
+        with contextlib.suppress(psycopg.Error, OSError):
+            connection.pgconn.finish()
 
 
 def _shut(connection: psycopg.AsyncConnection[Any]) -> None:
     with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as handle:
         handle.shutdown(socket.SHUT_RDWR)
-
-
-def _forget(task: "asyncio.Future[Any]") -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 async def _rows(connection: psycopg.AsyncConnection[Any], statement: str, values: tuple[Any, ...]) -> list[Any]:
