@@ -81,9 +81,9 @@ class Patroni:
         """An answer of a node's Patroni; PATCH where there is a change. Raises LabError."""
         url = f"http://{self.lab.host(node).address}:{API}/{path}"
         body = None if change is None else json.dumps(change).encode()
-        request = urllib.request.Request(url, body, method="GET" if change is None else "PATCH")  # noqa: S310
+        request = urllib.request.Request(url, body, method="GET" if change is None else "PATCH")
         try:
-            with urllib.request.urlopen(request, timeout=3) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=3) as answer:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except (OSError, ValueError, urllib.error.HTTPError) as error:
