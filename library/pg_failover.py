@@ -18,8 +18,8 @@ options:
   force_data_loss:
     description:
       - Go on although commits that were acknowledged may be on nodes that do not answer, and lose those.
-      - It is the number of the epoch that the failover gets, which a refusal and check mode name, so that it is given for
-        one situation only.
+      - It is the number of the epoch that the failover gets, as check mode names it, so that it is given for one
+        situation only. Every try takes an epoch.
     type: int
   reason: {description: Written to the agents' logs., type: str, default: asked for by an operator}
   env_file: {description: The settings of this host's agent., type: path, default: /etc/devmentor/pgagent/pgagent.env}

@@ -7,8 +7,8 @@ module: pg_rejoin
 short_description: Bring a PostgreSQL node back as a follower of the leader
 description:
   - Agents do this by themselves; the module is for a node that they left stopped, or whose data is to be copied anew.
-  - Stops the node's server, brings its data in line with the leader's (which may need nothing, a rewind or a new copy) and
-    waits until it streams. A node that streams is left alone with V(auto).
+  - Stops the node's server, brings its data in line with the leader's (by nothing, a rewind or a new copy) and waits
+    until it streams. A node that streams is left alone with V(auto).
 options:
   node: {description: The node; by default the one that the module runs on., type: str}
   method:
@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 node: {description: The node., type: str, returned: success}
-method: {description: "none, start (its data is a part of the leader's), rewind or reclone.", type: str, returned: success}
+method: {description: "none, start (its data is in line), rewind or reclone.", type: str, returned: success}
 why: {description: Why that method., type: str, returned: success}
 outcome: {description: "refused, or unknown where the agent gave no answer.", type: str, returned: failure}
 reasons: {description: Why not., type: list, elements: str, returned: failure}

@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: pg_restart
 short_description: Restart the PostgreSQL server of a follower, and wait until it streams again
 description:
-  - The node's agent does it and does not interfere meanwhile. A node that leads refuses; move the lead with
-    M(pg_switchover) first.
+  - The node's agent does it and does not interfere meanwhile. A node that leads is refused; move the lead with
+    M(pg_switchover) first. So is one without which commits would wait.
 options:
   node: {description: The node; by default the one that the module runs on., type: str}
   newer:
@@ -17,6 +17,14 @@ options:
     type: list
     elements: path
     default: []
+  allow_stall:
+    description: Restart it even if commits wait meanwhile, because the other followers are too few.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds to wait until the node streams and can be spared.
+    type: int
+    default: 60
   report_only: {description: Restarts nothing and fills RV(outdated)., type: bool, default: false}
   env_file: {description: The settings of this host's agent., type: path, default: /etc/devmentor/pgagent/pgagent.env}
 attributes:
@@ -47,6 +55,8 @@ def main():
         argument_spec={
             "node": {"type": "str"},
             "newer": {"type": "list", "elements": "path", "default": []},
+            "allow_stall": {"type": "bool", "default": False},
+            "timeout": {"type": "int", "default": 60},
             "report_only": {"type": "bool", "default": False},
             **ENV_ARGUMENT,
         },
@@ -55,8 +65,15 @@ def main():
     params = module.params
     try:
         agents = Agents.of_host(params["env_file"])
-        node = params["node"] or agents.node
-        result = restart(agents, module.check_mode, node, params["newer"], params["report_only"])
+        result = restart(
+            agents,
+            module.check_mode,
+            params["node"] or agents.node,
+            params["newer"],
+            params["report_only"],
+            params["allow_stall"],
+            params["timeout"],
+        )
     except HaError as error:
         module.fail_json(msg=str(error), **error.facts)
     module.exit_json(**result)

@@ -4,16 +4,18 @@ exit_json gets, and raises HaError; with `check` it changes nothing."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .agents import Agents, HaError, as_yaml, ask, conclude
+from .agents import Agents, HaError, View, as_yaml, ask, conclude, follows
 from .client import AgentError
 
 FAILOVER_LIMIT_S = 40.0  # fence 3 s a round, lead 3 s, 15 s until the rule is committed
 SWITCHOVER_LIMIT_S = 400.0  # of which checkpoints may take 300 s
 RESTART_LIMIT_S = 120.0
 POOL_LIMIT_S = 5.0
+POLL_S = 1.0
 
 
 def failover(
@@ -57,15 +59,36 @@ def rejoin(agents: Agents, check: bool, node: str, method: str, timeout_s: float
     }
 
 
-def restart(agents: Agents, check: bool, node: str, newer: Sequence[str], report_only: bool) -> dict[str, Any]:
-    """Restart a follower's server; with `newer`, only where one of these files of this host is newer than it."""
+def restart(
+    agents: Agents,
+    check: bool,
+    node: str,
+    newer: Sequence[str],
+    report_only: bool,
+    allow_stall: bool = False,
+    timeout_s: float = 0,
+) -> dict[str, Any]:
+    """Restart a follower's server; with `newer`, only where one of these files of this host is newer than it.
+
+    Waits up to `timeout_s` until the node streams and the other followers suffice to acknowledge commits meanwhile;
+    `allow_stall` does without the latter.
+    """
     agents.known([node])
+    deadline = time.monotonic() + timeout_s
     if newer and node != agents.node:
         raise HaError(f"newer: files of this host, {agents.node}, say nothing about {node}. Run it on {node}.")
-    outdated = _newer_than(newer, _started_at(agents, node)) if newer else []
+    outdated = _newer_than(newer, _started_at(agents, node, deadline)) if newer else []
     facts = {"node": node, "outdated": outdated}
     if report_only or (newer and not outdated):
         return {"changed": False, **facts}
+    while True:
+        view = agents.look()
+        reason = _not_spare(view, node, allow_stall)
+        if not reason:
+            break
+        if node == view.leader or time.monotonic() > deadline:
+            raise HaError(reason, outcome="refused", reasons=[reason])
+        time.sleep(POLL_S)
     answer = ask(agents, node, "restart", {"check": check}, RESTART_LIMIT_S)
     return {"changed": bool(answer["changed"]), **facts}
 
@@ -96,14 +119,37 @@ def pool(agents: Agents, check: bool, action: str, deadline_s: float, nodes: Seq
     return _pool_result(action, before, {name: _paused(answers[name]["after"]) for name in asked})
 
 
-def _started_at(agents: Agents, node: str) -> float:
-    try:
-        server = agents.client.get(node, "status", POOL_LIMIT_S).get("postgres", {})
-    except AgentError as error:
-        raise HaError(f"{error}. Start pgagent.service there and run again.") from error
-    if server.get("state") != "running":
-        raise HaError(f"{node}: PostgreSQL is {server.get('state')}; see journalctl -u pgagent there before a restart.")
-    return float(server["started_at"])
+def _started_at(agents: Agents, node: str, deadline: float) -> float:
+    while True:
+        try:
+            server = agents.client.get(node, "status", POOL_LIMIT_S).get("postgres", {})
+        except AgentError as error:
+            raise HaError(f"{error}. Start pgagent.service there and run again.") from error
+        if server.get("state") == "running":
+            return float(server["started_at"])
+        if time.monotonic() > deadline:
+            raise HaError(f"{node}: PostgreSQL is {server.get('state')}; see journalctl -u pgagent there.")
+        time.sleep(POLL_S)
+
+
+def _not_spare(view: View, node: str, allow_stall: bool) -> str:
+    """Why the node's server cannot be spared now; empty where it can."""
+    rule = view.committed
+    if rule is None or not view.leader:
+        return f"No node leads a committed rule; {view.silent or 'all agents answer'}. See docs/postgres-ha.md."
+    if node == view.leader:
+        return f"{node} leads. Move the lead with pg_switchover (playbooks/switchover.yml) and run again."
+    streaming = {name for name, status in view.statuses.items() if follows(status) and status["postgres"]["streaming"]}
+    if node not in streaming:
+        return f"{node} does not stream from {view.leader}; pg_rejoin (playbooks/rejoin.yml) brings it back."
+    others = (rule.followers & streaming) - {node}
+    if len(others) < rule.w and not allow_stall:
+        return (
+            f"Without {node} commits would wait: rule {rule.name} needs {rule.w} of "
+            f"{', '.join(sorted(rule.followers))}, and {', '.join(sorted(others)) or 'none'} of the others stream. "
+            "Bring one back, or accept it (allow_stall)."
+        )
+    return ""
 
 
 def _newer_than(paths: Sequence[str], started_at: float) -> list[str]:

@@ -33,6 +33,12 @@ class FakeClient:
         self.addresses, self.port, self.token, self.files = dict(addresses), port, token, files
         return self
 
+    def get(self, node: str, call: str, limit_s: float) -> dict[str, Any]:
+        assert (call, limit_s > 0) == ("status", True)
+        if node not in self.statuses:
+            raise silence(node)
+        return self.statuses[node]
+
     def post(self, node: str, call: str, body: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
         assert limit_s > 0
         self.sent.append((node, call, dict(body)))
