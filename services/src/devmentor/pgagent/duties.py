@@ -308,7 +308,7 @@ class Duties:
 
 
 def booted_at() -> float:
-    """When this host's systemd came up, in seconds since 1970; 0 where that cannot be told. /proc/1 is hidden from us."""
+    """When this host's systemd came up, in seconds since 1970; 0 where that cannot be told (/proc/1 is hidden)."""
     try:
         return Path("/run/systemd/private").stat().st_ctime
     except OSError:
