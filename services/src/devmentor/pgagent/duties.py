@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devmentor.pgagent.follow import LeaderView
@@ -32,7 +33,6 @@ class Duties:
         self._agent = agent
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: Probe | None = None
-        self._started_at = time.monotonic()
         self._tried_start_at = 0.0
         self._undecided_since = 0.0
         self._quorum_since = 0.0
@@ -109,13 +109,12 @@ class Duties:
         agent.suspicion = suspicion
 
     def _settled(self) -> bool:
+        """Not where this host was switched on a moment ago: the leader's may have been, too, and be slower."""
         agent = self._agent
         assert self._probe is not None
         if self._probe.succeeded_at:
             return True
-        grace = agent.settings.startup_grace_s
-        server = time.time() - float(agent.observed["started_at"]) if agent.observed else 0.0
-        return min(time.monotonic() - self._started_at, server) > grace
+        return time.time() - booted_at() > agent.settings.startup_grace_s
 
     def _drop_probe(self) -> None:
         if self._probe is not None:
@@ -157,7 +156,7 @@ class Duties:
             return
         outcome = await agent.controller.failover(why, force=True, statuses=statuses)
         if outcome.result != "done":
-            await asyncio.sleep(0.5 + rank * STAGGER_S)
+            await asyncio.sleep((2.0 if outcome.result == "refused" else 0.5) + rank * STAGGER_S)
 
     # Serve: whatever the own server needs
 
@@ -306,6 +305,14 @@ class Duties:
             agent.busy = ""
             with contextlib.suppress(Silent):
                 await agent.observe()
+
+
+def booted_at() -> float:
+    """When this host's systemd came up, in seconds since 1970; 0 where that cannot be told (/proc/1 is hidden)."""
+    try:
+        return Path("/run/systemd/private").stat().st_ctime
+    except OSError:
+        return 0.0
 
 
 def _under_way(statuses: dict[str, Any], rule: Rule) -> bool:
