@@ -307,7 +307,7 @@ def _cannot_be_covered(statuses: dict[str, Any], nodes: Iterable[str]) -> list[s
 
 def _healthy_leader(rule: Rule, statuses: dict[str, Any]) -> str:
     status = statuses.get(rule.leader)
-    if not status or not status.get("leading") or status.get("unwell"):
+    if not status or not status.get("leading") or status.get("unwell") or status.get("writes_blocked"):
         return ""
     if status["postgres"]["state"] != "running" or (status["postgres"]["age_s"] or 99) > 2:
         return ""
