@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .rules import Need, Rule, RuleError, next_rule, superseded, transition, uncovered
+from .rules import (
+    Need,
+    Rule,
+    RuleError,
+    final_need,
+    next_rule,
+    superseded,
+    transition,
+    uncovered,
+    write_quorum,
+)
 
 FOLLOWER, LEADER, DEMOTED = "follower", "leader", "demoted"
 
@@ -64,7 +74,7 @@ def choose(
 
     The candidate is the most advanced node, by the newest rule in its WAL, then by LSN, never by LSN alone;
     `priorities` (higher is better) and the name break ties. A `target` (switchover, reaffirmation, operator) must be as
-    advanced as the best. `force_data_loss` leaves out the check that the rules are covered, nothing else.
+    advanced as the best. `force_data_loss` goes on where the rules are not covered, with those who answered alone.
     Raises Abort with every reason.
     """
     if not answers:
@@ -93,5 +103,16 @@ def choose(
     else:
         ranked = priorities or {}
         candidate = min(level, key=lambda answer: (-ranked.get(answer.node, 0), answer.node)).node
+    if force_data_loss:
+        return _forced(rules, candidate, epoch, {answer.node for answer in eligible})
     rule = next_rule(rules, candidate, epoch)
     return Choice(candidate, rule, transition(rules, rule), tuple(rules))
+
+
+def _forced(rules: Sequence[Rule], candidate: str, epoch: int, present: set[str]) -> Choice:
+    """Only those who answered, and no word to the old quorum: what it alone holds is given up."""
+    followers = frozenset(present - {candidate})
+    if not followers:
+        raise Abort([f"only {candidate} answered: with one copy nothing is acknowledged. Bring one more node back"])
+    rule = Rule(epoch, 0, candidate, followers, write_quorum(len(followers)), rules[0].key)
+    return Choice(candidate, rule, final_need(rule), tuple(rules))
