@@ -105,8 +105,8 @@ def test_the_files_of_a_host(tmp_path: Path):
     cluster.write_text('{"postgres": {"pg1": {"address": "10.0.0.1", "priority": 1}}}')
     assert read_cluster(str(cluster)) == {"postgres": {"pg1": {"address": "10.0.0.1", "priority": 1}}, "pgbouncer": {}}
     env = tmp_path / "pgagent.env"
-    lines = ["# Managed", "", "PGAGENT_NODE=pg1", r'PGAGENT_RESTORE="get %f \"%p\" a=b"', "PGAGENT_EMPTY=", "ONE='a \"b'"]
+    lines = ["# Managed", "", "NODE=pg1", r'RESTORE="get %f \"%p\" a=b"', "EMPTY=", "ONE='a \"b'"]
     env.write_text("\n".join(lines) + "\n")
     assert read_env(env) == {
-        "PGAGENT_NODE": "pg1", "PGAGENT_RESTORE": 'get %f "%p" a=b', "PGAGENT_EMPTY": "", "ONE": 'a "b'
+        "NODE": "pg1", "RESTORE": 'get %f "%p" a=b', "EMPTY": "", "ONE": 'a "b'
     }  # fmt: skip
