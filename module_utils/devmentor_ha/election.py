@@ -34,7 +34,8 @@ class Answer:
 
     `mode`: FOLLOWER, LEADER (it runs as a primary) or DEMOTED (it led, promised and was stopped for this epoch).
     `rules`: the rows that its WAL holds, from the last committed on. `lsn`: the end of its WAL in bytes; for a stopped
-    leader that of its shutdown checkpoint's end. `timeline`: the timeline of that position.
+    leader that of its shutdown checkpoint's end. `timeline`: the timeline of that position. `committed`: the highest
+    rule that the node knows to be committed, by its WAL or by word of a leader.
     """
 
     node: str
@@ -42,6 +43,7 @@ class Answer:
     rules: tuple[Rule, ...]
     lsn: int
     timeline: int
+    committed: Rule | None = None
 
     @property
     def newest(self) -> tuple[int, int]:
@@ -80,7 +82,10 @@ def choose(
     if not answers:
         raise Abort(["no node answered"])
     try:
-        rules = superseded(rule for answer in answers for rule in answer.rules)
+        rules = superseded(
+            (rule for answer in answers for rule in answer.rules),
+            max((a.committed for a in answers if a.committed), key=lambda rule: rule.key, default=None),
+        )
     except RuleError as error:
         raise Abort([str(error)]) from error
     missing = uncovered(rules, [answer.node for answer in answers])

@@ -156,19 +156,22 @@ def combined(needs: Sequence[Need]) -> Need:
     return best
 
 
-def superseded(rules: Iterable[Rule]) -> list[Rule]:
+def superseded(rules: Iterable[Rule], committed: Rule | None = None) -> list[Rule]:
     """Of rules seen, those that a new leader must cover: from the last known to be committed to the highest.
 
     Every row that was written after a commit names that commit as its prior, so the prior of the highest row is the
     last rule that is known to be committed. Two controllers may have written rows of one epoch for different leaders,
-    of which at most one can be committed: both count. Raises RuleError where a prior was not seen: a node whose WAL
+    of which at most one can be committed: both count. `committed`: the highest rule that any node knows to be committed
+    (its leader says so), which may be later than a prior. Raises RuleError where a prior was not seen: a node whose WAL
     holds a row holds its prior too.
     """
-    seen = {(rule.key, rule.leader): rule for rule in rules}
+    seen = {(rule.key, rule.leader): rule for rule in [*rules, *([committed] if committed else [])]}
     if not seen:
         raise RuleError("no node has a rule: the cluster was never bootstrapped")
     top = max(seen)[0]
     floor = min(rule.prior for rule in seen.values() if rule.key == top)
+    if committed is not None:
+        floor = max(floor, committed.key)
     if floor not in {rule.key for rule in seen.values()}:
         raise RuleError(f"rule {top[0]}.{top[1]} names {floor[0]}.{floor[1]} as its prior, which nobody has")
     return [seen[ident] for ident in sorted(seen) if ident[0] >= floor]

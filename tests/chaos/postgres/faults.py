@@ -18,6 +18,7 @@ from lab import disk, faults
 from lab.errors import LabError
 from lab.host import Host
 from lab.lifecycle import Lab
+from tests.chaos.postgres.agents import call
 from tests.chaos.postgres.cluster import views, wait_until, without
 
 FAILOVER = "failover"
@@ -70,6 +71,8 @@ class Fault:
     do: Callable[[Scene], None]
     undo: Callable[[Scene], None]
     hold: float = 3.0
+    flawless: bool = False
+    """Whether no statement may fail."""
 
 
 def power_off(scene: Scene, *names: str) -> None:
@@ -205,6 +208,18 @@ def leader_and_an_agent(scene: Scene) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def switch(scene: Scene) -> None:
+    """As an operator asks for it, at a follower's agent: the leader's stops with its server."""
+    target = scene.followers[0]
+    answer = call(scene.host(target), "switchover", {"target": target}, seconds=60)
+    if answer.get("outcome") != "done":
+        raise LabError(f"switchover to {target}: {answer}", "journalctl -u pgagent")
+
+
+def nothing(scene: Scene) -> None:
+    """It is undone by itself."""
+
+
 def agents(host: Host) -> list[int]:
     """Process ids of the failover agent, on the machine."""
     found = []
@@ -247,4 +262,5 @@ FAULTS = _all(
           power_on),
     Fault("controller", "the leader loses power, and agents of two followers are killed", FAILOVER, leader_and_an_agent,
           power_on),
+    Fault("switchover", "a planned change of the leader", FAILOVER, switch, nothing, 3.0, flawless=True),
 )  # fmt: skip

@@ -83,6 +83,7 @@ def play(
     evidence: Path,
     table: str = TABLE,
     database: str = DATABASE,
+    direct: bool = True,
 ) -> Result:
     """Run one round and say what it showed.
 
@@ -94,7 +95,7 @@ def play(
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result = Result(fault.name, seed, number, now, load_average(), leader, fault.expect)
     scene = Scene(target.lab, target.nodes, outside, leader, chance)
-    watch = Watch(target, f"{fault.name}-{seed}-{number}-{int(time.time())}", table, database)
+    watch = Watch(target, f"{fault.name}-{seed}-{number}-{int(time.time())}", table, database, direct)
     watch.start()
     try:
         began, undoing = _do_and_undo(fault, scene, watch, result)
@@ -112,6 +113,8 @@ def play(
         watch.stop()
     _outcome(result, watch.attempts, began, observed)
     _verdict(result, target, watch, table, database)
+    if fault.flawless and result.failed:
+        result.problems.append(f"statements failed: {result.failed}")
     evidence.mkdir(parents=True, exist_ok=True)
     _write_attempts(evidence / "attempts.txt", watch.attempts, began)
     if result.problems:

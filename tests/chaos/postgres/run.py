@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import disk
+from lab.errors import LabError
 from tests.chaos.postgres.cluster import Cluster
 from tests.chaos.postgres.faults import DATA, FAULTS
 from tests.chaos.postgres.rounds import NotWhole, Result, play
@@ -55,6 +56,15 @@ def deploy(inventory: Path, fresh: bool = False, volumes: bool = True) -> Cluste
     playbook("site", inventory, "--skip-tags", LEFT_OUT).require()
     cluster.bootstrap()
     return cluster
+
+
+def have(inventory: Path) -> Cluster:
+    """The lab as it is brought up to date; made anew where a run that was killed left a fault behind in it."""
+    try:
+        return deploy(inventory)
+    except (RunError, LabError) as error:
+        print(f"made anew, because it cannot be brought up to date: {str(error).splitlines()[0]}", flush=True)
+        return deploy(inventory, fresh=True)
 
 
 def known(path: Path) -> set[tuple[str, str, int, int]]:
@@ -129,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     print(f"{version}: {len(wanted)} of {options.rounds * len(names)} rounds to do, seed {options.seed}", flush=True)
     try:
-        cluster = Cluster(inventory) if options.as_is else deploy(inventory) if wanted else None
+        cluster = Cluster(inventory) if options.as_is else have(inventory) if wanted else None
         for name, number in wanted:
             assert cluster is not None
             evidence = EVIDENCE / f"{name}-{options.seed}-{number}"
@@ -143,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"    logs: {evidence}", flush=True)
             if not result.whole_again:
                 cluster = deploy(inventory, fresh=True)
-    except (NotWhole, RunError) as error:
+    except (NotWhole, RunError, LabError) as error:
         print(f"chaos-postgres: {error}", file=sys.stderr)
         return 1
     finally:

@@ -165,7 +165,14 @@ class Agent:
             except Silent as silent:
                 raise refused(str(silent)) from silent
             log.info("fenced", extra={"epoch": epoch, "controller": controller, **answer})
-        return {**answer, "rules": [rule.as_dict() for rule in rules]}
+        return {**answer, **self._known(rules)}
+
+    def _known(self, rules: list[Rule]) -> dict[str, Any]:
+        committed = self.state.committed
+        return {
+            "rules": [rule.as_dict() for rule in rules],
+            "committed": committed.as_dict() if committed else None,
+        }
 
     async def demote(self, epoch: int, controller: str) -> dict[str, Any]:
         """Promise, stop this node's server fast, and say where its WAL ends."""
@@ -191,7 +198,7 @@ class Agent:
                 "mode": DEMOTED,
                 "lsn": parse_lsn(control["Latest checkpoint location"]) + 1,  # a byte of the record itself
                 "timeline": int(control["Latest checkpoint's TimeLineID"]),
-                "rules": [rule.as_dict() for rule in rules],
+                **self._known(rules),
             }
 
     def _admit(self, epoch: int, controller: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from devmentor.pgagent import metrics
 from devmentor.pgagent.peers import CallFailed
 from devmentor_ha.election import Abort, Answer, Choice, choose, next_epoch
-from devmentor_ha.rules import Rule
+from devmentor_ha.rules import Rule, RuleError, superseded, uncovered
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
@@ -111,6 +111,9 @@ class Controller:
             asked |= set(statuses)
         if check:
             return _planned(highest, statuses, away, epoch, asked, target)
+        hopeless = _cannot_be_covered(statuses, asked & set(statuses))
+        if hopeless and data_loss is None:
+            raise Abort(hopeless)
         answers = await run.fence(epoch, asked & set(statuses), statuses)
         if reaffirm:  # level with others it stays the leader; behind a half-promoted one it must not
             run.priorities[self._agent.settings.node] = max(run.priorities.values()) + 1
@@ -287,7 +290,19 @@ class _Run:
 
 def _answer(node: str, entry: dict[str, Any]) -> Answer:
     rules = tuple(Rule.from_dict(rule) for rule in entry["rules"])
-    return Answer(node, entry["mode"], rules, int(entry["lsn"]), int(entry["timeline"]))
+    committed = Rule.from_dict(entry["committed"]) if entry.get("committed") else None
+    return Answer(node, entry["mode"], rules, int(entry["lsn"]), int(entry["timeline"]), committed)
+
+
+def _cannot_be_covered(statuses: dict[str, Any], nodes: Iterable[str]) -> list[str]:
+    """Why fencing these nodes would lead to nothing, as far as the statuses tell: then nobody need be fenced."""
+    rules = [Rule.from_dict(rule) for status in statuses.values() for rule in status.get("rules") or []]
+    known = [Rule.from_dict(status["committed"]) for status in statuses.values() if status.get("committed")]
+    running = [name for name in nodes if statuses[name]["postgres"]["state"] == "running"]
+    try:
+        return uncovered(superseded(rules, max(known, key=lambda rule: rule.key, default=None)), running)
+    except RuleError as error:
+        return [str(error)]
 
 
 def _healthy_leader(rule: Rule, statuses: dict[str, Any]) -> str:

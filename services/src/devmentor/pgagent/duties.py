@@ -32,7 +32,6 @@ class Duties:
         self._agent = agent
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: Probe | None = None
-        self._started_at = time.monotonic()
         self._tried_start_at = 0.0
         self._undecided_since = 0.0
         self._quorum_since = 0.0
@@ -109,13 +108,12 @@ class Duties:
         agent.suspicion = suspicion
 
     def _settled(self) -> bool:
+        """Not where all hosts were switched on a moment ago; an agent that alone was restarted need not wait."""
         agent = self._agent
         assert self._probe is not None
         if self._probe.succeeded_at:
             return True
-        grace = agent.settings.startup_grace_s
-        server = time.time() - float(agent.observed["started_at"]) if agent.observed else 0.0
-        return min(time.monotonic() - self._started_at, server) > grace
+        return bool(agent.observed) and time.time() - agent.observed["started_at"] > agent.settings.startup_grace_s
 
     def _drop_probe(self) -> None:
         if self._probe is not None:
@@ -157,7 +155,7 @@ class Duties:
             return
         outcome = await agent.controller.failover(why, force=True, statuses=statuses)
         if outcome.result != "done":
-            await asyncio.sleep(0.5 + rank * STAGGER_S)
+            await asyncio.sleep((2.0 if outcome.result == "refused" else 0.5) + rank * STAGGER_S)
 
     # Serve: whatever the own server needs
 
