@@ -6,7 +6,7 @@ What was not answered or cannot be read is a reason too: unknown is never read a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,17 +64,20 @@ def judge(
     poolers: Sequence[str],
     answers: Mapping[str, Any],
     failures: Mapping[str, str] | None = None,
+    away: Collection[str] = (),
 ) -> Verdict:
     """The verdict over PostgreSQL `nodes` and `poolers` (names, as in cluster.json; a host may be both).
 
-    `answers`: name -> status. `failures`: name -> why there is none. A name in neither counts as silent.
+    `answers`: name -> status. `failures`: name -> why there is none. A name in neither counts as silent. `away`: hosts
+    that are known to be down; they are not missed, and heard if they answer.
     """
     known: dict[str, NodeView] = {}
     pools: dict[str, PoolerView] = {}
     blind: list[Reason] = []
     for name in dict.fromkeys([*nodes, *poolers]):
         if name not in answers:
-            blind.append(_silent(name, failures or {}))
+            if name not in away:
+                blind.append(_silent(name, failures or {}))
             continue
         try:
             if name in nodes:
@@ -97,7 +100,7 @@ def judge(
     if any(node.leading and node.leading.epoch == rule.epoch for node in others):
         state = UNKNOWN
     reasons += [_second(node, rule) for node in others]
-    reasons += _membership(rule, nodes)
+    reasons += _membership(rule, nodes, set(away) - set(known))
     reasons += blind
     for node in known.values():
         reasons += _of_node(node, rule)
@@ -175,13 +178,14 @@ def _second(node: NodeView, rule: Rule) -> Reason:
     return Reason(node.name, what, "It acknowledges nothing and steps down by itself; promote nobody by hand")
 
 
-def _membership(rule: Rule, nodes: Sequence[str]) -> list[Reason]:
-    strange, missing = sorted(rule.members - set(nodes)), sorted(set(nodes) - rule.members)
-    back = "It joins once it streams without lag; one that was removed joins by pg_maintenance.yml -e action=add"
-    return [
-        *(Reason(name, f"is in rule {rule.name} and no node", "Give it an agent, or remove it") for name in strange),
-        *(Reason(name, f"is not in rule {rule.name}", back) for name in missing),
-    ]
+def _membership(rule: Rule, nodes: Sequence[str], away: Collection[str]) -> Iterable[Reason]:
+    for name in sorted(rule.members - set(nodes)):
+        yield Reason(name, f"is in rule {rule.name} and no node", "Give it an agent, or remove it")
+    for name in sorted(rule.members & set(away)):
+        yield Reason(name, f"is down, as is known, and in rule {rule.name}", "The leader leaves it out, but not the last")
+    for name in sorted(set(nodes) - rule.members - set(away)):
+        back = "It joins once it streams without lag; one that was removed: -e maintenance=add"
+        yield Reason(name, f"is not in rule {rule.name}", back)
 
 
 def _of_node(node: NodeView, rule: Rule) -> Iterable[Reason]:
@@ -191,7 +195,7 @@ def _of_node(node: NodeView, rule: Rule) -> Iterable[Reason]:
         yield Reason(name, "its agent only observes", "site.yml --tags pgagent without pgagent_observe_only")
     if node.paused_until > node.now:
         clock = time.strftime("%H:%M:%S UTC", time.gmtime(min(node.paused_until, 2**40)))
-        yield Reason(name, f"paused until {clock}: {node.pause_reason}", "pg_maintenance.yml -e action=resume")
+        yield Reason(name, f"paused until {clock}: {node.pause_reason}", "pg_maintenance.yml -e maintenance=resume")
     if node.promise > rule.epoch and node.promise_age_s >= DECIDING_S:
         what = f"promised epoch {node.promise} to {node.controller}, and nothing came of it"
         yield Reason(name, what, "The leader reaffirms itself within seconds; else failover.yml --check")

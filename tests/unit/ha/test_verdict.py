@@ -304,3 +304,18 @@ def test_the_answers_are_left_as_they_were():
     before = copy.deepcopy(answers)
     verdict(answers)
     assert answers == before
+
+
+def test_a_host_that_is_known_to_be_down_is_not_missed_once_it_left_the_rule():
+    smaller = changed_followers(RULE, ["pg2", "pg3"])
+    answers = cluster(smaller)
+    del answers["pg4"], answers["pool2"]
+    assert judge(NODES, POOLERS, answers, away=["pg4", "pool2"]).state == HEALTHY
+    assert judge(NODES, POOLERS, answers).state == DEGRADED
+    still = cluster()
+    del still["pg4"]
+    assert "pg4: is down, as is known, and in rule 1.0" in said(judge(NODES, POOLERS, still, away=["pg4"]))
+
+
+def test_a_host_that_is_known_to_be_down_and_leads_is_heard():
+    assert judge(NODES, POOLERS, cluster(), away=["pg1"]).leader == "pg1"
