@@ -182,7 +182,7 @@ def _membership(rule: Rule, nodes: Sequence[str], away: Collection[str]) -> Iter
     for name in sorted(rule.members - set(nodes)):
         yield Reason(name, f"is in rule {rule.name} and no node", "Give it an agent, or remove it")
     for name in sorted(rule.members & set(away)):
-        yield Reason(name, f"is down, as is known, and in rule {rule.name}", "The leader leaves it out, but not the last")
+        yield Reason(name, f"is known to be down and in rule {rule.name}", "The leader leaves it out, not the last one")
     for name in sorted(set(nodes) - rule.members - set(away)):
         back = "It joins once it streams without lag; one that was removed: -e maintenance=add"
         yield Reason(name, f"is not in rule {rule.name}", back)
