@@ -13,7 +13,8 @@ import os
 import re
 from collections.abc import Mapping
 
-from ..devmentor_ha.textfiles import PostgresError, slot_name
+from ..devmentor_ha.textfiles import PostgresError as PostgresError
+from ..devmentor_ha.textfiles import slot_name as slot_name
 
 MINIMUM_VERSION = (17, 5)  # sync_replication_slots' crash and lost-slot fixes; failover needs the feature itself
 FIRST_NORMAL_OBJECT_ID = 16384  # access/transam.h: no object that a user made has a smaller OID

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lab import disk, faults
 from lab.errors import LabError
@@ -216,6 +217,45 @@ def switch(scene: Scene) -> None:
         raise LabError(f"switchover to {target}: {answer}", "journalctl -u pgagent")
 
 
+def fence(scene: Scene, names: list[str], controller: str) -> tuple[int, dict[str, Any]]:
+    """Fence followers as a controller would that is killed right after. The epoch, and the newest rule."""
+    epoch = 1 + max(call(scene.host(name), "status")["promise"]["epoch"] for name in scene.followers)
+    answers = [call(scene.host(name), "fence", {"epoch": epoch, "controller": controller}) for name in names]
+    return epoch, answers[0]["rules"][-1]
+
+
+def false_alarm(scene: Scene) -> None:
+    """A failover that ends after its fence, while the leader lives."""
+    fence(scene, scene.followers[:2], "chaos/false-alarm")
+
+
+def twin_timelines(scene: Scene) -> None:
+    """A follower is promoted, and dies before anybody follows it; the leader is reaffirmed, and dies too.
+
+    The next leader's timeline has the same number as the first one's, from the same fork: pg_rewind sees no difference.
+    """
+    first, controller = scene.followers[0], "chaos/twin"
+    epoch, old = fence(scene, scene.followers, controller)
+    others = sorted(set(scene.followers) - {first})
+    prior = {"prior_epoch": old["epoch"], "prior_sub": old["sub"]}
+    rule = {"epoch": epoch, "sub": 0, "leader": first, "followers": others, "w": 1, **prior}
+    need = {"count": 1, "among": ["nobody"]}
+    body = {"epoch": epoch, "controller": controller, "rule": rule, "need": need, "fenced": [first]}
+    call(scene.host(first), "lead", body)
+    _until(scene, first, lambda status: status["postgres"].get("in_recovery") is False, "promoted")
+    power_off(scene, first)
+    _until(scene, scene.leader, lambda status: (status["leading"] or {}).get("epoch", 0) > epoch, "reaffirmed")
+    power_off(scene, scene.leader)
+
+
+def _until(scene: Scene, name: str, reached: Callable[[dict[str, Any]], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not reached(call(scene.host(name), "status")):
+        if time.monotonic() > deadline:
+            raise LabError(f"{name} was not {what} within 30 s", "journalctl -u pgagent")
+        time.sleep(0.2)
+
+
 def nothing(scene: Scene) -> None:
     """It is undone by itself."""
 
@@ -262,5 +302,7 @@ FAULTS = _all(
           power_on),
     Fault("controller", "the leader loses power, and agents of two followers are killed", FAILOVER, leader_and_an_agent,
           power_on),
+    Fault("false_alarm", "two followers are fenced for nothing", SAME_LEADER, false_alarm, nothing),
+    Fault("twin_timelines", "two nodes are promoted to one timeline number", FAILOVER, twin_timelines, power_on),
     Fault("switchover", "a planned change of the leader", FAILOVER, switch, nothing, 3.0, flawless=True),
 )  # fmt: skip

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devmentor.pgagent.follow import LeaderView
@@ -108,12 +109,12 @@ class Duties:
         agent.suspicion = suspicion
 
     def _settled(self) -> bool:
-        """Not where all hosts were switched on a moment ago; an agent that alone was restarted need not wait."""
+        """Not where this host was switched on a moment ago: the leader's may have been, too, and be slower."""
         agent = self._agent
         assert self._probe is not None
         if self._probe.succeeded_at:
             return True
-        return bool(agent.observed) and time.time() - agent.observed["started_at"] > agent.settings.startup_grace_s
+        return time.time() - booted_at() > agent.settings.startup_grace_s
 
     def _drop_probe(self) -> None:
         if self._probe is not None:
@@ -304,6 +305,14 @@ class Duties:
             agent.busy = ""
             with contextlib.suppress(Silent):
                 await agent.observe()
+
+
+def booted_at() -> float:
+    """When this host's systemd came up, in seconds since 1970; 0 where that cannot be told (/proc/1 is hidden)."""
+    try:
+        return Path("/run/systemd/private").stat().st_ctime
+    except OSError:
+        return 0.0
 
 
 def _under_way(statuses: dict[str, Any], rule: Rule) -> bool:
