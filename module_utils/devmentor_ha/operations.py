@@ -39,6 +39,13 @@ def switchover(agents: Agents, check: bool, target: str | None, deadline_s: floa
     rule = view.committed
     if target and target == view.leader and rule is not None and rule.leader == target:
         return {"changed": False, "outcome": "none", "reasons": [f"{target} leads already"], "rule": rule.as_dict()}
+    paused = view.statuses.get(view.leader, {}).get("paused", {"until": 0})
+    if float(paused["until"]) > time.time():
+        raise HaError(
+            f"{view.leader} is paused ({paused['reason'] or 'no reason given'}): once replaced it would stay stopped. "
+            "End the pause (pg_ha_config, action: resume) and run again.",
+            outcome="refused",
+        )
     node = view.controller(prefer=target)
     body = {"check": check, "target": target, "deadline_s": deadline_s}
     answer = ask(agents, node, "switchover", body, SWITCHOVER_LIMIT_S + deadline_s)

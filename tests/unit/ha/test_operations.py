@@ -1,6 +1,7 @@
 """Modules pg_failover, pg_switchover, pg_rejoin, pg_restart and pgbouncer_pool against fake agents."""
 
 import os
+import time
 
 import pytest
 
@@ -124,6 +125,14 @@ def test_switchover_in_check_mode_is_a_plan(run, cluster):
 def test_a_switchover_that_would_not_be_smooth_names_all_reasons(run, cluster):
     cluster.answers["switchover"] = outcome("refused", ["a transaction is 90 s old", "archiving fails on pg1"])
     assert "a transaction is 90 s old; archiving fails on pg1" in run("pg_switchover")["msg"]
+
+
+def test_a_paused_leader_would_not_come_back_as_a_follower(run, cluster):
+    cluster.statuses["pg1"]["paused"] = {"until": time.time() + 60, "reason": "switch"}
+    result = run("pg_switchover")
+    assert result["outcome"] == "refused"
+    assert "pg1 is paused (switch)" in result["msg"]
+    assert cluster.sent == []
 
 
 @pytest.mark.parametrize("name", ["pg_failover", "pg_switchover"])
