@@ -65,6 +65,14 @@ def next_epoch(epochs: Iterable[int]) -> int:
     return max([1, *epochs]) + 1
 
 
+def eligible_of(answers: Sequence[Answer], rules: Sequence[Rule]) -> list[Answer]:
+    """Who may lead: the running nodes of all rules that are superseded. Not only of the highest one, which may never have been
+    committed: a node that it drops may be the only one with what was acknowledged before.
+    """
+    members = frozenset[str]().union(*(rule.members for rule in rules))
+    return [answer for answer in answers if answer.mode != DEMOTED and answer.node in members]
+
+
 def choose(
     answers: Sequence[Answer],
     epoch: int,
@@ -88,16 +96,17 @@ def choose(
         )
     except RuleError as error:
         raise Abort([str(error)]) from error
+    if rules[-1].epoch >= epoch:
+        raise Abort([f"rule {rules[-1].name} was written already: epoch {epoch} is not above it"])
     missing = uncovered(rules, [answer.node for answer in answers])
     if missing and not force_data_loss:
         raise Abort(missing)
-    highest = rules[-1]
-    eligible = [answer for answer in answers if answer.mode != DEMOTED and answer.node in highest.members]
+    eligible = eligible_of(answers, rules)
     if not eligible:
-        raise Abort([f"no node of rule {highest.name} ({', '.join(sorted(highest.members))}) answered and runs"])
+        raise Abort([f"no node of the rules from {rules[0].name} to {rules[-1].name} answered and runs"])
     best = max(eligible, key=lambda answer: (answer.newest, answer.lsn))
-    demoted = [answer for answer in answers if answer.mode == DEMOTED and answer.newest >= best.newest]
-    behind = [answer for answer in demoted if answer.lsn > best.lsn]
+    demoted = [answer for answer in answers if answer.mode == DEMOTED]
+    behind = [answer for answer in demoted if (answer.newest, answer.lsn) > (best.newest, best.lsn)]
     if behind and not force_data_loss:
         raise Abort([f"{best.node} has not everything that {behind[0].node} wrote before it stopped"])
     level = [a for a in eligible if (a.newest, a.lsn) == (best.newest, best.lsn)]

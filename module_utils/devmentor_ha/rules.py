@@ -62,6 +62,11 @@ class Rule:
         return fence_quorum(len(self.followers))
 
     @property
+    def meet(self) -> int:
+        """How many of its followers meet every R of them: F - R + 1."""
+        return len(self.followers) - self.r + 1
+
+    @property
     def members(self) -> frozenset[str]:
         return self.followers | {self.leader}
 
@@ -127,12 +132,11 @@ def final_need(rule: Rule) -> Need:
 def handover_need(old: Rule, new_leader: str) -> Need:
     """What a row that supersedes `old` needs of the old followers, so that a controller which knows only `old` and
     fences R of its followers meets the row: F - R + 1 of them, of which the new leader may be one."""
-    count = len(old.followers) - old.r + 1
     if new_leader in old.followers:
-        return Need(count - 1, old.followers - {new_leader})
+        return Need(old.meet - 1, old.followers - {new_leader})
     if new_leader == old.leader:  # a change by the leader itself: under the old quorum, which is at least as much
-        return Need(max(count, old.w), old.followers)
-    return Need(count, old.followers)
+        return Need(max(old.meet, old.w), old.followers)
+    return Need(old.meet, old.followers)
 
 
 def combined(needs: Sequence[Need]) -> Need:
@@ -178,14 +182,20 @@ def superseded(rules: Iterable[Rule], committed: Rule | None = None) -> list[Rul
 
 
 def covered(rule: Rule, fenced: Collection[str]) -> bool:
-    """Whether no commit under `rule` can be acknowledged any more, and all acknowledged ones are on `fenced` nodes."""
-    return rule.leader in fenced or len(rule.followers & set(fenced)) >= rule.r
+    """Whether no commit under `rule` can be acknowledged any more, all acknowledged ones are on `fenced` nodes, and nobody
+    else can cover it for the same epoch: R followers, or the leader with as many followers as meet every R of them.
+
+    The leader alone would do for the first two. But then two controllers could decide for one epoch, one with the leader and
+    one with R followers, and of two rows of one epoch nobody can tell which may have been committed.
+    """
+    count = len(rule.followers & set(fenced))
+    return count >= rule.r or (rule.leader in fenced and count >= rule.meet)
 
 
 def uncovered(rules: Iterable[Rule], fenced: Collection[str]) -> list[str]:
     """Why `fenced` nodes do not suffice, one line for each rule that they do not cover."""
     return [
-        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or its leader {rule.leader}; "
+        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or its leader {rule.leader} and {rule.meet}; "
         f"{sorted(set(fenced) & rule.members) or 'none'} answered"
         for rule in rules
         if not covered(rule, fenced)
