@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password)
 play = $(vault) ansible-playbook -i $(INVENTORY)
 
-.PHONY: help venv lab lab-up lab-down lab-status site verify preflight secrets models ask \
+.PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	bench-failover clean
 
@@ -52,6 +52,9 @@ site: venv ## deploys INVENTORY; ARGS="--check --diff", "--limit lab3", "--tags 
 
 verify: venv ## asks every tier for real work and prints a table
 	@$(play) playbooks/verify.yml $(ARGS)
+
+pg-status: venv ## who leads PostgreSQL, who follows, what is wrong and what to do about it
+	@$(play) playbooks/pg_status.yml $(ARGS)
 
 ask: venv ## asks the platform: make ask Q="..."
 	@$(vault) python -m tools.ask --inventory $(INVENTORY) $(if $(Q),--question "$(Q)")

@@ -89,7 +89,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             group: {str(host): address(host) for host in groups.get(group, []) if host not in offline}
             for group in ("postgres", "qdrant", "monitoring")
         }
-        absent = {"qdrant": {str(host): address(host) for host in groups.get("qdrant", []) if host in offline}}
+        absent = {
+            group: {str(host): address(host) for host in groups.get(group, []) if host in offline}
+            for group in ("postgres", "pgbouncer", "qdrant")
+        }
         keys = values["qwen_api_keys"]
         if not keys:
             raise ValueError("qwen_api_keys is empty; make secrets adds the keys of devmentor_tenants")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
+import socket
 import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 
 class AgentError(Exception):
@@ -19,12 +21,30 @@ class AgentError(Exception):
         self.node, self.status, self.body = node, status, dict(body or {})
 
 
+class _Received(io.RawIOBase):
+    """What comes in over a connection: each read gets what is left of the deadline, however little it brings."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._connection.bound()
+        return self._connection.sock.recv_into(buffer)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """As http.client asks a socket for it."""
+        return io.BufferedReader(self)
+
+
 class _Connection(http.client.HTTPSConnection):
-    """Every socket operation gets what is left of the deadline, and reading ends with it."""
+    """Connect, handshake, send and every read share one deadline."""
 
     def __init__(self, address: str, port: int, context: ssl.SSLContext, deadline: float) -> None:
-        self._deadline = deadline
-        super().__init__(address, port, context=context, timeout=self.left())
+        super().__init__(address, port, context=context)
+        self._deadline, self._tls = deadline, context
 
     def left(self) -> float:
         left = self._deadline - time.monotonic()
@@ -32,15 +52,20 @@ class _Connection(http.client.HTTPSConnection):
             raise TimeoutError("the time is up")
         return left
 
-    def whole(self, response: http.client.HTTPResponse) -> bytes:
-        parts: list[bytes] = []
-        while True:
-            if self.sock is not None:
-                self.sock.settimeout(self.left())
-            part = response.read1(65536)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
+    def bound(self) -> None:
+        self.sock.settimeout(self.left())
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection((self.host, self.port), self.left())
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.bound()
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+        self.bound()
+
+    def answer(self) -> tuple[int, bytes]:
+        response = http.client.HTTPResponse(cast(socket.socket, _Received(self)))
+        response.begin()
+        return response.status, response.read()
 
 
 class Client:
@@ -83,29 +108,36 @@ class Client:
     def _call(
         self, node: str, method: str, call: str, body: Mapping[str, Any] | None, limit_s: float
     ) -> dict[str, Any]:
+        if node not in self._nodes:
+            raise AgentError(node, f"has no agent; there are {', '.join(sorted(self._nodes)) or 'none'}")
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json", "Connection": "close"}
         data = None if body is None else json.dumps(body).encode()
+        connection = _Connection(self._nodes[node], self._port, self._context, time.monotonic() + limit_s)
         try:
-            connection = _Connection(self._nodes[node], self._port, self._context, time.monotonic() + limit_s)
-            try:
-                connection.request(method, f"/v1/{call}", data, headers)
-                response = connection.getresponse()
-                answer = json.loads(connection.whole(response))
-            finally:
-                connection.close()
-        except KeyError:
-            raise AgentError(node, "is no node with an agent") from None
+            connection.request(method, f"/v1/{call}", data, headers)
+            status, text = connection.answer()
+            answer = json.loads(text)
         except TimeoutError:
             raise AgentError(node, f"no answer to {call} in {limit_s:g} s: host, network or agent is down") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise AgentError(node, f"{call}: {type(error).__name__}: {error}") from error
+            raise AgentError(node, f"{call}: {type(error).__name__}: {error}{_remedy(error)}") from error
+        finally:
+            connection.close()
         if not isinstance(answer, dict):
-            raise AgentError(node, f"{call}: the answer is no object", response.status)
-        if response.status >= 300:
+            raise AgentError(node, f"{call}: the answer is no object", status)
+        if status >= 300:
             details = answer.get("error")
             said = details.get("message") if isinstance(details, dict) else None
-            raise AgentError(node, f"{said or f'status {response.status}'}", response.status, answer)
+            raise AgentError(node, f"{said or f'status {status}'}", status, answer)
         return answer
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return ". Its agent does not run: systemctl start pgagent there"
+    if isinstance(error, ssl.SSLError):
+        return ". Certificates of both hosts: site.yml --tags pki"
+    return ""
 
 
 def read_cluster(path: str) -> dict[str, dict[str, Any]]:
@@ -129,5 +161,3 @@ def read_env(path: Any) -> dict[str, str]:
                 value = value[1:-1]
             values[name] = value
     return values
-
-
