@@ -66,8 +66,10 @@ def next_epoch(epochs: Iterable[int]) -> int:
 
 
 def eligible_of(answers: Sequence[Answer], rules: Sequence[Rule]) -> list[Answer]:
-    """Who may lead: the running nodes of all rules that are superseded. Not only of the highest one, which may never have been
-    committed: a node that it drops may be the only one with what was acknowledged before.
+    """Who may lead: the running nodes of all rules that are superseded.
+
+    Not only of the highest one, which may never have been committed: a node that it drops may be the only one with what
+    was acknowledged before.
     """
     members = frozenset[str]().union(*(rule.members for rule in rules))
     return [answer for answer in answers if answer.mode != DEMOTED and answer.node in members]

@@ -182,11 +182,11 @@ def superseded(rules: Iterable[Rule], committed: Rule | None = None) -> list[Rul
 
 
 def covered(rule: Rule, fenced: Collection[str]) -> bool:
-    """Whether no commit under `rule` can be acknowledged any more, all acknowledged ones are on `fenced` nodes, and nobody
-    else can cover it for the same epoch: R followers, or the leader with as many followers as meet every R of them.
+    """Whether no commit under `rule` can be acknowledged any more, all acknowledged ones are on `fenced` nodes, and
+    nobody else can cover it for the same epoch: R followers, or the leader with F - R + 1 of them.
 
-    The leader alone would do for the first two. But then two controllers could decide for one epoch, one with the leader and
-    one with R followers, and of two rows of one epoch nobody can tell which may have been committed.
+    The leader alone would do for the first two. But then two controllers could decide for one epoch, one with the
+    leader and one with R followers, and of two rows of one epoch nobody can tell which may have been committed.
     """
     count = len(rule.followers & set(fenced))
     return count >= rule.r or (rule.leader in fenced and count >= rule.meet)
@@ -195,7 +195,7 @@ def covered(rule: Rule, fenced: Collection[str]) -> bool:
 def uncovered(rules: Iterable[Rule], fenced: Collection[str]) -> list[str]:
     """Why `fenced` nodes do not suffice, one line for each rule that they do not cover."""
     return [
-        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or its leader {rule.leader} and {rule.meet}; "
+        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or {rule.meet} and its leader {rule.leader}; "
         f"{sorted(set(fenced) & rule.members) or 'none'} answered"
         for rule in rules
         if not covered(rule, fenced)
