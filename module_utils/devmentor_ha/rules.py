@@ -195,8 +195,8 @@ def covered(rule: Rule, fenced: Collection[str]) -> bool:
 def uncovered(rules: Iterable[Rule], fenced: Collection[str]) -> list[str]:
     """Why `fenced` nodes do not suffice, one line for each rule that they do not cover."""
     return [
-        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or {rule.meet} and its leader {rule.leader}; "
-        f"{sorted(set(fenced) & rule.members) or 'none'} answered"
+        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or {rule.meet} and its leader "
+        f"{rule.leader}; {sorted(set(fenced) & rule.members) or 'none'} answered"
         for rule in rules
         if not covered(rule, fenced)
     ]
