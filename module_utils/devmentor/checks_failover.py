@@ -30,7 +30,7 @@ def judge_node(status: c.Mapping[str, Any]) -> str:
     if rule is None:
         raise Failed("no rule is committed")
     if status["promise"]["epoch"] > rule["epoch"]:
-        raise Failed(f"promised epoch {status['promise']['epoch']}, and rule {name(rule)} is the last that was committed")
+        raise Failed(f"promised epoch {status['promise']['epoch']}, and rule {name(rule)} is the last committed one")
     if status["suspects"]:
         raise Failed(f"suspects {status['suspects']['leader']}: {status['suspects']['reason']}")
     if rule["leader"] == node:

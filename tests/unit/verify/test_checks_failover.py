@@ -42,7 +42,7 @@ def test_a_leader_and_a_follower_that_take_part() -> None:
         ("pg1", {"committed": None}, "no rule is committed"),
         ("pg1", {"observe_only": True}, "does nothing by itself: observe_only"),
         ("pg1", {"paused": {"until": time.time() + 600, "reason": "work"}}, "does nothing by itself: paused"),
-        ("pg1", {"promise": {"epoch": 4, "controller": "x", "at": 0}}, "promised epoch 4, and rule 3.1 is the last"),
+        ("pg1", {"promise": {"epoch": 4, "controller": "x", "at": 0}}, "promised epoch 4, and rule 3.1 is the last committed"),
         ("pg1", {"suspects": {"leader": "pg2", "reason": "no answer"}}, "suspects pg2: no answer"),
         ("pg1", {"following": {"epoch": 2, "leader": "pg4"}}, "does not stream from pg2"),
         ("pg1", {"postgres": {"state": "stopped"}}, "does not stream from pg2"),
