@@ -31,10 +31,11 @@ SYSTEMS = ("devmentor", "patroni-default", "patroni-tight")
 TARGETS = "/etc/pgbouncer/targets.ini"
 
 
-def pooler(host: Host, script: str) -> None:
+def pooler(host: Host, script: str) -> str:
     """Commands of PgBouncer's console, which lets the owner of its process in by the socket. Raises LabError."""
     console = ["psql", "-XAtq", "-h", "/var/run/postgresql", "-p", "6432", "-U", "pgbouncer", "-d", "pgbouncer"]
-    host.execute(["timeout", "10", *as_owner(host), *console], stdin=script, timeout=12)
+    command = ["timeout", "10", *as_owner(host), *console, "-v", "ON_ERROR_STOP=1"]
+    return host.execute(command, stdin=script, timeout=12).stdout
 
 
 def each_pooler(scene: Scene, action: Callable[[Host], object]) -> None:
@@ -49,6 +50,9 @@ def reroute(scene: Scene) -> None:
     edit = f"sed -i.before 's/host={scene.host(scene.leader).address} /host={scene.leader} /' {TARGETS}"
     each_pooler(scene, lambda host: host.execute(["systemctl", "stop", "pgagent.service"]))
     each_pooler(scene, lambda host: pooler(host, f"PAUSE;\n\\! {edit}\nRELOAD;\nRESUME;\n"))
+    for host in scene.hosts(scene.outside):
+        if f"devmentor|{scene.leader}|" not in (shown := pooler(host, "SHOW DATABASES;\n")):
+            raise LabError(f"{host.name} does not lead to {scene.leader}: {shown}", f"see {TARGETS} and its journal")
 
 
 def route_back(scene: Scene) -> None:
