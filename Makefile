@@ -16,8 +16,9 @@ unexport PYTHONDONTWRITEBYTECODE
 vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password)
 play = $(vault) ansible-playbook -i $(INVENTORY)
 
-.PHONY: help venv lab lab-up lab-down lab-status site verify preflight secrets models ask \
-	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site clean
+.PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
+	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
+	bench-failover clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ site: venv ## deploys INVENTORY; ARGS="--check --diff", "--limit lab3", "--tags 
 
 verify: venv ## asks every tier for real work and prints a table
 	@$(play) playbooks/verify.yml $(ARGS)
+
+pg-status: venv ## who leads PostgreSQL, who follows, what is wrong and what to do about it
+	@$(play) playbooks/pg_status.yml $(ARGS)
 
 ask: venv ## asks the platform: make ask Q="..."
 	@$(vault) python -m tools.ask --inventory $(INVENTORY) $(if $(Q),--question "$(Q)")
@@ -86,6 +90,12 @@ bench-deploy: venv ## deployment times beside the floor, writes .cache/bench/dep
 
 chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then converging
 	@pytest -s tests/chaos/test_site_interrupted.py
+
+chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
+	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
+
+bench-failover: venv ## failover and switchover beside Patroni: ROUNDS=3; writes docs/postgres-ha-bench.md
+	@python -m tests.bench.failover.run --rounds $(or $(ROUNDS),3) --seed $(or $(SEED),1)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache

@@ -21,6 +21,7 @@ SECRETS = {
     "pbml_database_password": "postgres_pbml_password",
     "cache_password": "qwen_cache_password",
     "qdrant_api_key": "qdrant_read_only_api_key",
+    "agent_token": "pgagent_token",
 }
 VARIABLES = (
     "devmentor_address",
@@ -89,7 +90,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             group: {str(host): address(host) for host in groups.get(group, []) if host not in offline}
             for group in ("postgres", "qdrant", "monitoring")
         }
-        absent = {"qdrant": {str(host): address(host) for host in groups.get("qdrant", []) if host in offline}}
+        absent = {
+            group: {str(host): address(host) for host in groups.get(group, []) if host in offline}
+            for group in ("postgres", "pgbouncer", "qdrant")
+        }
         keys = values["qwen_api_keys"]
         if not keys:
             raise ValueError("qwen_api_keys is empty; make secrets adds the keys of devmentor_tenants")

@@ -17,6 +17,7 @@ LENGTHS = {
     "vault_postgres_qwen_password": 40,
     "vault_pgbouncer_auth_password": 40,
     "vault_pgbouncer_admin_password": 40,
+    "vault_pgagent_token": 48,
     "vault_cache_password": 40,
     "vault_cache_exporter_password": 40,
     "vault_qdrant_api_key": 40,

@@ -53,7 +53,8 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.devmentor.postgres import PostgresError
-from ansible.module_utils.devmentor.postgres_targets import choose, targets
+from ansible.module_utils.devmentor.postgres_targets import choose
+from ansible.module_utils.devmentor_ha.textfiles import targets
 
 try:
     import psycopg2

@@ -18,7 +18,13 @@ options:
     required: true
     suboptions:
       name: {description: Unit name with its suffix., type: str, required: true}
-      state: {description: Whether it runs., type: str, choices: [started, stopped], default: started}
+      state:
+        description:
+          - Whether it runs. C(as_is) leaves it running or stopped and only has systemd read its files, which then act
+            from the next start on.
+        type: str
+        choices: [started, stopped, as_is]
+        default: started
       enabled: {description: Whether it starts at boot; left alone where not given., type: bool}
       masked: {description: Stop it and make it impossible to start., type: bool, default: false}
       restart_on:

@@ -142,9 +142,14 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 def playbook(name: str, inventory: Path, *arguments: str, timeout: float = 3600, show: bool = False) -> Run:
     """Runs playbooks/NAME.yml against an inventory with its vault password and without a terminal."""
+    return playbook_file(Path("playbooks") / f"{name}.yml", inventory, *arguments, timeout=timeout, show=show)
+
+
+def playbook_file(path: Path, inventory: Path, *arguments: str, timeout: float = 3600, show: bool = False) -> Run:
+    """Runs a playbook that is not one of playbooks/, otherwise as `playbook`."""
     password = inventory / ".vault-password"
     env = {"ANSIBLE_VAULT_PASSWORD_FILE": str(password.resolve())} if password.exists() else {}
-    command = ["ansible-playbook", "-i", str(inventory), f"playbooks/{name}.yml", *arguments]
+    command = ["ansible-playbook", "-i", str(inventory), str(path), *arguments]
     return run(*command, timeout=timeout, show=show, env=env)
 
 

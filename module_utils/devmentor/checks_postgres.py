@@ -8,8 +8,12 @@ import re
 import time
 from typing import Any
 
-from .checks_base import Failed, Plan, Recorder, poll
+from ..devmentor_ha.agents import ENV_FILE, Agents, HaError
+from ..devmentor_ha.report import examine, summary
+from ..devmentor_ha.verdict import HEALTHY, UNKNOWN, Verdict
+from .checks_base import Failed, Plan, Recorder, Unanswered, poll
 from .checks_client import run_command
+from .checks_failover import agent_status, judge_node, judge_pooler
 
 MAX_LAG_BYTES = 16 * 1024 * 1024
 MAX_LAG_SECONDS = 10.0
@@ -120,6 +124,17 @@ def judge_repository(stanzas: list[dict[str, Any]], archived: str | None) -> str
     return f"answers, WAL up to {newest}"
 
 
+def judge_failover(verdict: Verdict) -> str:
+    """All agents agree on who leads, every node is in the rule, and the poolers follow: one node may be lost."""
+    said = " ".join(map(str, verdict.reasons))
+    if verdict.state == UNKNOWN:
+        raise Unanswered(said)
+    if verdict.state != HEALTHY:
+        raise Failed(f"{verdict.state}: {said}")
+    poolers = f", {len(verdict.poolers)} poolers follow" if verdict.poolers else ""
+    return f"{summary(verdict.as_dict())}{poolers}"
+
+
 def check_postgres(plan: Plan, record: Recorder) -> None:
     state: dict[str, Any] = {}
     replicas: list[dict[str, Any]] = []
@@ -134,6 +149,14 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
         if state["in_recovery"] and state["receiver"] != "streaming":
             raise Failed(f"replica whose WAL receiver is {state['receiver'] or 'not running'}")
         return f"{record.facts['postgres_role']}, timeline {state['timeline']}"
+
+    def failover() -> str:
+        try:
+            agents = Agents.of_host(ENV_FILE)
+        except HaError as error:
+            raise Unanswered(str(error)) from error
+        away = {name for hosts in (plan.absent.get("postgres", {}), plan.absent.get("pgbouncer", {})) for name in hosts}
+        return judge_failover(examine(agents, away))
 
     def settings() -> str:
         if state["pending_restart"]:
@@ -171,6 +194,11 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
             raise Failed("the row of this run has not arrived")
         return f"written on {found}"
 
+    def failover() -> str:
+        status = agent_status(plan)
+        record.facts["failover_leader"] = bool(status["leading"])
+        return judge_node(status)
+
     def backup() -> str:
         backups = [b for stanza in stanzas for b in stanza.get("backup", []) if not b.get("error")]
         if not backups:
@@ -178,9 +206,13 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
         age = (time.time() - backups[-1]["timestamp"]["stop"]) / 3600
         return f"{len(backups)} backups, the last {backups[-1]['type']}, {age:.1f} h old"
 
-    if not record.check("role", role) and not state:
+    role_known = record.check("role", role)
+    record.check("failover", lambda: poll(failover, plan.patience))
+    if not role_known and not state:
         return
     record.check("settings", settings)
+    if len(plan.peers["postgres"]) > 1:
+        record.check("failover", lambda: poll(failover, plan.patience))
     if state["in_recovery"]:
         record.check("object store", repository)
         if plan.replicated_row:
@@ -222,3 +254,5 @@ def check_pgbouncer(plan: Plan, record: Recorder) -> None:
     record.check("devmentor", lambda: entry("devmentor", True))
     record.check("devmentor_ro", lambda: entry("devmentor_ro", False if len(plan.peers["postgres"]) > 1 else None))
     record.check("devmentor_session", lambda: entry("devmentor_session", True))
+    if len(plan.peers["postgres"]) > 1:
+        record.check("failover", lambda: poll(lambda: judge_pooler(agent_status(plan)), plan.patience))

@@ -48,7 +48,8 @@ def _members(entry: Mapping[str, Any], groups: Mapping[str, list[str]], hosts: M
     if "group" not in entry:
         raise MonitoringError(f"{dict(entry)}: has no group. Name the inventory group whose hosts are to be scraped.")
     # Hosts of `offline` are down on purpose: a target that is never up would hide the one that just went down.
-    names = set(groups.get(str(entry["group"]), [])) - set(groups.get("offline", []))
+    wanted = [entry["group"]] if isinstance(entry["group"], str) else entry["group"]
+    names = {name for group in wanted for name in groups.get(group, [])} - set(groups.get("offline", []))
     return [hosts[name] for name in sorted(names)]
 
 
@@ -65,8 +66,9 @@ def scrape_targets(
     """file_sd entries by job name, one per host of the job's group that is not in
     `offline`, sorted by host.
 
-    A job is {name, component, group, port (a key of devmentor_ports)}. A job whose group is empty gets an empty list,
-    so that its file is rewritten when the last host leaves. Raises MonitoringError for an unknown port or no group.
+    A job is {name, component, group (one, or a list of them), port (a key of devmentor_ports)}. A job whose group is
+    empty gets an empty list, so that its file is rewritten when the last host leaves. Raises MonitoringError for an
+    unknown port or no group.
     """
     targets: dict[str, list[dict[str, Any]]] = {}
     for job in jobs:

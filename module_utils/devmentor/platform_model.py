@@ -32,6 +32,7 @@ ROLE_GROUPS: dict[str, tuple[str, ...]] = {
     "firewall": ("all",),
     "exporters": ("all",),
     "pgbackrest": ("postgres",),
+    "pgagent": ("postgres", "pgbouncer"),
     "llamacpp": ("qwen", "qwen_standby", "pbml"),
     "qwen": ("qwen", "qwen_standby"),
     "prometheus": ("monitoring",),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .postgres import PostgresError, conninfo, format_auto_conf, replica_auto_conf
+from ..devmentor_ha.textfiles import PostgresError, conninfo, format_auto_conf, replica_auto_conf
 from .postgres_server import SYSTEM_USER, Server
 
 LOCK_TIMEOUT_S = 3600

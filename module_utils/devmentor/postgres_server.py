@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from .postgres import MINIMUM_VERSION, PostgresError, is_pristine, parse_auto_conf, parse_control_data
+from ..devmentor_ha.textfiles import PostgresError, parse_auto_conf, parse_control_data
+from .postgres import MINIMUM_VERSION, is_pristine
 
 try:
     import psycopg2

@@ -1,12 +1,10 @@
-"""PgBouncer's `[databases]`: which server each entry leads to. Seeded once; failover owns the file from then on."""
+"""Which server PgBouncer's entries lead to at first; failover owns the file from then on (devmentor_ha/textfiles)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from .postgres import PostgresError
-
-HEADER = "; Written once by Ansible (role pgbouncer), and by the failover from then on. Not managed by site.yml.\n"
 
 
 def choose(answers: Mapping[str, bool | str]) -> tuple[str, list[str]]:
@@ -25,19 +23,4 @@ def choose(answers: Mapping[str, bool | str]) -> tuple[str, list[str]]:
     raise PostgresError(
         f"{count} a PostgreSQL primary, so the poolers' target is not known ({listed}). Deploy PostgreSQL first "
         "(--tags postgres), or end the failover that is under way, and run again."
-    )
-
-
-def targets(database: str, port: int, primary: str, replicas: list[str]) -> str:
-    """The content of targets.ini: read-write, read-only and session entries.
-
-    Read-only connections are spread over the replicas, and go to the primary where there is none.
-    """
-    write = f"host={primary} port={port} dbname={database}"
-    read = f"host={','.join(replicas or [primary])} port={port} dbname={database} load_balance_hosts=round-robin"
-    return (
-        f"{HEADER}[databases]\n"
-        f"{database} = {write}\n"
-        f"{database}_ro = {read}\n"
-        f"{database}_session = {write} pool_mode=session\n"
     )

@@ -21,7 +21,7 @@ UNITS: dict[str, Any] = {
     "elements": "dict",
     "options": {
         "name": {"type": "str", "required": True},
-        "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+        "state": {"type": "str", "choices": ["started", "stopped", "as_is"], "default": "started"},
         "enabled": {"type": "bool"},
         "masked": {"type": "bool", "default": False},
         "restart_on": {"type": "list", "elements": "path", "default": []},
@@ -130,6 +130,11 @@ class Units:
     def one(self, item: dict[str, Any]) -> None:
         name = item["name"]
         have = self.show(name)
+        if item["state"] == "as_is":
+            if have.needs_daemon_reload:
+                self.actions.append(f"{name}: daemon-reload (its files changed)")
+                self.daemon_reload()
+            return
         if have.needs_daemon_reload or (have.load_state == "not-found" and not self.passive):
             self.daemon_reload()
             have = self.show(name)

@@ -63,14 +63,15 @@ class Release:
 
 
 def _source_files(services: Path) -> list[Path]:
+    # What is linked in (devmentor_ha, which modules of library/ import too) is part of the release as any other folder.
     files = [
-        path
-        for path in sorted((services / "src").rglob("*"))
-        if path.is_file()
-        and "__pycache__" not in path.parts
-        and not any(part.endswith(".egg-info") for part in path.parts)
+        Path(folder, name)
+        for folder, _, names in os.walk(services / "src", followlinks=True)
+        for name in names
+        if "__pycache__" not in Path(folder).parts
+        and not any(part.endswith(".egg-info") for part in Path(folder).parts)
     ]
-    return [services / "pyproject.toml", services / "installer.lock", services / "requirements.lock", *files]
+    return [services / "pyproject.toml", services / "installer.lock", services / "requirements.lock", *sorted(files)]
 
 
 def _digest(paths: list[Path], base: Path) -> str:

@@ -1,11 +1,21 @@
-"""What a controller decides from the answers of fenced nodes (docs/postgres-ha-protocol.md, "Failover", steps 1 to 5)."""
+"""What a controller decides from the answers of fenced nodes (docs/postgres-ha-protocol.md, "Failover", 1 to 5)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .rules import Need, Rule, RuleError, next_rule, superseded, transition, uncovered
+from .rules import (
+    Need,
+    Rule,
+    RuleError,
+    final_need,
+    next_rule,
+    superseded,
+    transition,
+    uncovered,
+    write_quorum,
+)
 
 FOLLOWER, LEADER, DEMOTED = "follower", "leader", "demoted"
 
@@ -24,7 +34,8 @@ class Answer:
 
     `mode`: FOLLOWER, LEADER (it runs as a primary) or DEMOTED (it led, promised and was stopped for this epoch).
     `rules`: the rows that its WAL holds, from the last committed on. `lsn`: the end of its WAL in bytes; for a stopped
-    leader that of its shutdown checkpoint's end. `timeline`: the timeline of that position.
+    leader that of its shutdown checkpoint's end. `timeline`: the timeline of that position. `committed`: the highest
+    rule that the node knows to be committed, by its WAL or by word of a leader.
     """
 
     node: str
@@ -32,6 +43,7 @@ class Answer:
     rules: tuple[Rule, ...]
     lsn: int
     timeline: int
+    committed: Rule | None = None
 
     @property
     def newest(self) -> tuple[int, int]:
@@ -54,8 +66,10 @@ def next_epoch(epochs: Iterable[int]) -> int:
 
 
 def eligible_of(answers: Sequence[Answer], rules: Sequence[Rule]) -> list[Answer]:
-    """Who may lead: the running nodes of all rules that are superseded. Not only of the highest one, which may never have been
-    committed: a node that it drops may be the only one with what was acknowledged before.
+    """Who may lead: the running nodes of all rules that are superseded.
+
+    Not only of the highest one, which may never have been committed: a node that it drops may be the only one with what
+    was acknowledged before.
     """
     members = frozenset[str]().union(*(rule.members for rule in rules))
     return [answer for answer in answers if answer.mode != DEMOTED and answer.node in members]
@@ -70,15 +84,18 @@ def choose(
 ) -> Choice:
     """Decide from the answers of nodes that promised `epoch` and are fenced.
 
-    The candidate is the most advanced node, by the newest rule in its WAL, then by LSN, never by LSN alone; `priorities`
-    (higher is better) and the name break ties. A `target` (switchover, reaffirmation, operator) must be as
-    advanced as the best. `force_data_loss` leaves out the check that the rules are covered, nothing else.
+    The candidate is the most advanced node, by the newest rule in its WAL, then by LSN, never by LSN alone;
+    `priorities` (higher is better) and the name break ties. A `target` (switchover, reaffirmation, operator) must be as
+    advanced as the best. `force_data_loss` goes on where the rules are not covered, with those who answered alone.
     Raises Abort with every reason.
     """
     if not answers:
         raise Abort(["no node answered"])
     try:
-        rules = superseded(rule for answer in answers for rule in answer.rules)
+        rules = superseded(
+            (rule for answer in answers for rule in answer.rules),
+            max((a.committed for a in answers if a.committed), key=lambda rule: rule.key, default=None),
+        )
     except RuleError as error:
         raise Abort([str(error)]) from error
     if rules[-1].epoch >= epoch:
@@ -102,5 +119,16 @@ def choose(
     else:
         ranked = priorities or {}
         candidate = min(level, key=lambda answer: (-ranked.get(answer.node, 0), answer.node)).node
+    if force_data_loss:
+        return _forced(rules, candidate, epoch, {answer.node for answer in eligible})
     rule = next_rule(rules, candidate, epoch)
     return Choice(candidate, rule, transition(rules, rule), tuple(rules))
+
+
+def _forced(rules: Sequence[Rule], candidate: str, epoch: int, present: set[str]) -> Choice:
+    """Only those who answered, and no word to the old quorum: what it alone holds is given up."""
+    followers = frozenset(present - {candidate})
+    if not followers:
+        raise Abort([f"only {candidate} answered: with one copy nothing is acknowledged. Bring one more node back"])
+    rule = Rule(epoch, 0, candidate, followers, write_quorum(len(followers)), rules[0].key)
+    return Choice(candidate, rule, final_need(rule), tuple(rules))

@@ -160,30 +160,33 @@ def combined(needs: Sequence[Need]) -> Need:
     return best
 
 
-def superseded(rules: Iterable[Rule]) -> list[Rule]:
+def superseded(rules: Iterable[Rule], committed: Rule | None = None) -> list[Rule]:
     """Of rules seen, those that a new leader must cover: from the last known to be committed to the highest.
 
-    Every row that was written after a commit names that commit as its prior, so the prior of the highest row is the last
-    rule that is known to be committed. Two controllers may have written rows of one epoch for different leaders, of which at
-    most one can be committed: both count. Raises RuleError where a prior was not seen: a node whose WAL holds a row holds
-    its prior too.
+    Every row that was written after a commit names that commit as its prior, so the prior of the highest row is the
+    last rule that is known to be committed. Two controllers may have written rows of one epoch for different leaders,
+    of which at most one can be committed: both count. `committed`: the highest rule that any node knows to be committed
+    (its leader says so), which may be later than a prior. Raises RuleError where a prior was not seen: a node whose WAL
+    holds a row holds its prior too.
     """
-    seen = {(rule.key, rule.leader): rule for rule in rules}
+    seen = {(rule.key, rule.leader): rule for rule in [*rules, *([committed] if committed else [])]}
     if not seen:
         raise RuleError("no node has a rule: the cluster was never bootstrapped")
     top = max(seen)[0]
     floor = min(rule.prior for rule in seen.values() if rule.key == top)
+    if committed is not None:
+        floor = max(floor, committed.key)
     if floor not in {rule.key for rule in seen.values()}:
         raise RuleError(f"rule {top[0]}.{top[1]} names {floor[0]}.{floor[1]} as its prior, which nobody has")
     return [seen[ident] for ident in sorted(seen) if ident[0] >= floor]
 
 
 def covered(rule: Rule, fenced: Collection[str]) -> bool:
-    """Whether no commit under `rule` can be acknowledged any more, all acknowledged ones are on `fenced` nodes, and nobody
-    else can cover it for the same epoch: R followers, or the leader with as many followers as meet every R of them.
+    """Whether no commit under `rule` can be acknowledged any more, all acknowledged ones are on `fenced` nodes, and
+    nobody else can cover it for the same epoch: R followers, or the leader with F - R + 1 of them.
 
-    The leader alone would do for the first two. But then two controllers could decide for one epoch, one with the leader and
-    one with R followers, and of two rows of one epoch nobody can tell which may have been committed.
+    The leader alone would do for the first two. But then two controllers could decide for one epoch, one with the
+    leader and one with R followers, and of two rows of one epoch nobody can tell which may have been committed.
     """
     count = len(rule.followers & set(fenced))
     return count >= rule.r or (rule.leader in fenced and count >= rule.meet)
@@ -192,8 +195,8 @@ def covered(rule: Rule, fenced: Collection[str]) -> bool:
 def uncovered(rules: Iterable[Rule], fenced: Collection[str]) -> list[str]:
     """Why `fenced` nodes do not suffice, one line for each rule that they do not cover."""
     return [
-        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or its leader {rule.leader} and {rule.meet}; "
-        f"{sorted(set(fenced) & rule.members) or 'none'} answered"
+        f"rule {rule.name} needs {rule.r} of {sorted(rule.followers)} fenced, or {rule.meet} and its leader "
+        f"{rule.leader}; {sorted(set(fenced) & rule.members) or 'none'} answered"
         for rule in rules
         if not covered(rule, fenced)
     ]
@@ -202,7 +205,7 @@ def uncovered(rules: Iterable[Rule], fenced: Collection[str]) -> list[str]:
 def next_rule(rules: Sequence[Rule], leader: str, epoch: int) -> Rule:
     """The rule of a new leader at `epoch`: the followers of the highest rule without it; the old leader leaves.
 
-    If nobody is left the old leader stays, as the only follower. The old leader itself, reaffirmed, keeps its followers.
+    If nobody is left the old leader stays, as the only follower. The old leader itself, reaffirmed, keeps all.
     """
     old = max(rules, key=lambda rule: rule.key)
     prior = min(rules, key=lambda rule: rule.key).key

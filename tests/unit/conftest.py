@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Finder:
-    """Resolves ansible.module_utils.devmentor.* to this repository's module_utils/, as Ansible does for a host."""
+    """Resolves ansible.module_utils.devmentor.* and devmentor_ha.* to module_utils/, as Ansible does for a host."""
 
-    prefix = "ansible.module_utils.devmentor"
+    prefixes = ("ansible.module_utils.devmentor", "ansible.module_utils.devmentor_ha")
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        if name != self.prefix and not name.startswith(self.prefix + "."):
+        if not any(name == prefix or name.startswith(prefix + ".") for prefix in self.prefixes):
             return None
         parts = name.removeprefix("ansible.").split(".")
         base = ROOT.joinpath(*parts)

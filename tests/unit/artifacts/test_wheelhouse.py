@@ -92,6 +92,33 @@ def test_the_archives_hold_what_hosts_need_and_are_reproducible(services, tmp_pa
         assert "devmentor/__init__.py" in package.namelist()
 
 
+def test_a_linked_package_is_in_the_id_and_in_the_wheel(services, tmp_path, downloads):
+    """As services/src/devmentor_ha, which modules of library/ import as well."""
+    shared = tmp_path / "module_utils" / "shared"
+    shared.mkdir(parents=True)
+    (shared / "__init__.py").write_text("")
+    (shared / "__pycache__").mkdir()
+    (shared / "__pycache__" / "x.pyc").write_bytes(b"x")
+    without = describe(services, tmp_path).id
+    (services / "src" / "shared").symlink_to(shared)
+    first = describe(services, tmp_path).id
+    (shared / "__init__.py").write_text("x = 1\n")
+    release, _ = build(services, tmp_path)
+    assert len({without, first, release.id}) == 3
+    with tarfile.open(release.archives[1]) as bundle:
+        wheel = bundle.getnames()[0]
+        bundle.extract(wheel, tmp_path, filter="data")
+    with zipfile.ZipFile(tmp_path / wheel) as package:
+        assert package.read("shared/__init__.py") == b"x = 1\n"
+        assert "devmentor/__init__.py" in package.namelist()
+        assert not [name for name in package.namelist() if name.endswith(".pyc")]
+
+
+def test_the_release_carries_what_the_modules_decide_with():
+    names = {path.relative_to(ROOT / "services").as_posix() for path in wheelhouse._source_files(ROOT / "services")}
+    assert {f"src/devmentor_ha/{path.name}" for path in (ROOT / "module_utils/devmentor_ha").glob("*.py")} <= names
+
+
 def test_downloads_are_by_hash_and_name_no_registry(services, tmp_path, downloads):
     build(services, tmp_path)
     [command] = downloads

@@ -77,6 +77,28 @@ def test_unit_files_that_systemd_has_not_read_are_pending(
     assert configured(run_module, tmp_path / "x.conf")["pending"] == ["x.service: daemon-reload (its files changed)"]
 
 
+def test_a_unit_that_is_left_as_it_is_only_has_its_files_read(
+    tmp_path: Path, run_module: Run, systemctl: PretendedSystemctl
+) -> None:
+    """As PostgreSQL's, for a drop-in that acts from its next start on."""
+    systemctl.began(time.time() - 10)
+    dropin = tmp_path / "dropin.conf"
+    systemctl.set(NeedDaemonReload="yes", ActiveState="inactive", DropInPaths=str(dropin))
+    kept = {"state": "as_is", "enabled": None, "restart_on": []}
+    waits = ["x.service: daemon-reload (its files changed)"]
+    assert configured(run_module, dropin, **kept)["pending"] == waits
+    report = run_module("service_units", units=[unit(dropin, **kept)], report_only=True)
+    assert (report["pending"], report["interrupts"]) == (waits, False)
+    assert run_module("service_units", check=True, units=[unit(dropin, **kept)])["changed"]
+    assert systemctl.asked() == ""
+    assert run_module("service_units", units=[unit(dropin, **kept)])["actions"] == waits
+    assert systemctl.asked() == "daemon-reload\n"
+    systemctl.set(NeedDaemonReload="no")
+    assert configured(run_module, dropin, **kept)["pending"] == []
+    assert not run_module("service_units", units=[unit(dropin, **kept)])["changed"]
+    assert systemctl.asked() == "daemon-reload\n"
+
+
 def test_a_unit_that_is_not_there_yet_is_pending(
     tmp_path: Path, run_module: Run, systemctl: PretendedSystemctl
 ) -> None:

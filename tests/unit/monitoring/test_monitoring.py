@@ -34,6 +34,13 @@ def test_a_host_that_is_down_on_purpose_is_no_target() -> None:
     assert hosts == ["a", "b"]
 
 
+def test_a_job_of_two_groups_has_a_host_of_both_once() -> None:
+    groups = {"postgres": ["a", "b"], "pgbouncer": ["b", "c"]}
+    job = {**QWEN, "group": ["pgbouncer", "postgres", "not-in-the-inventory"]}
+    targets = monitoring.scrape_targets([job], groups, HOSTS, PORTS)["qwen"]
+    assert [entry["labels"]["host"] for entry in targets] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("group", ["empty", "not-in-the-inventory"])
 def test_a_job_without_hosts_keeps_its_file(group: str) -> None:
     assert monitoring.scrape_targets([{**QWEN, "group": group}], GROUPS, HOSTS, PORTS) == {"qwen": []}

@@ -7,7 +7,8 @@ import pytest
 
 from module_utils.devmentor.postgres import PostgresError
 from module_utils.devmentor.postgres_backup import plan_stanza
-from module_utils.devmentor.postgres_targets import choose, targets
+from module_utils.devmentor.postgres_targets import choose
+from module_utils.devmentor_ha.textfiles import targets
 from tests.unit.conftest import load_module
 
 DATABASE = {"id": 1, "repo-key": 1, "system-id": 77, "version": "17"}

@@ -5,6 +5,7 @@ import pytest
 
 from module_utils.devmentor import postgres
 from module_utils.devmentor.postgres import PostgresError
+from module_utils.devmentor_ha import textfiles
 
 CONTROL = """\
 pg_control version number:            1700
@@ -26,11 +27,11 @@ Latest checkpoint's NextOID:          {oid}
     ],
 )
 def test_only_a_cluster_that_never_held_anything_is_pristine(state, oid, pristine):
-    assert postgres.is_pristine(postgres.parse_control_data(CONTROL.format(state=state, oid=oid))) is pristine
+    assert postgres.is_pristine(textfiles.parse_control_data(CONTROL.format(state=state, oid=oid))) is pristine
 
 
 def test_control_data_is_read():
-    fields = postgres.parse_control_data(CONTROL.format(state="shut down", oid="1"))
+    fields = textfiles.parse_control_data(CONTROL.format(state="shut down", oid="1"))
     assert fields["Database system identifier"] == "7575543210987654321"
 
 
@@ -60,22 +61,22 @@ def test_quorum_names_are_quoted():
 
 def test_conninfo_survives_libpq():
     parameters = {"host": "192.0.2.1", "password": r"it's \ here", "port": 5432}
-    assert psycopg.conninfo.conninfo_to_dict(postgres.conninfo(parameters)) == {**parameters, "port": "5432"}
+    assert psycopg.conninfo.conninfo_to_dict(textfiles.conninfo(parameters)) == {**parameters, "port": "5432"}
 
 
 def test_auto_conf_round_trip():
     settings = {"restore_command": 'timeout 5 x --y=z %f "%p"', "ha.promised": "it's", "work_mem": "4MB"}
-    assert postgres.parse_auto_conf(postgres.format_auto_conf(settings)) == settings
+    assert textfiles.parse_auto_conf(textfiles.format_auto_conf(settings)) == settings
 
 
 def test_auto_conf_takes_the_last_and_refuses_nonsense():
-    assert postgres.parse_auto_conf("# c\nwork_mem = 1\n\nwork_mem='2'\n") == {"work_mem": "2"}
+    assert textfiles.parse_auto_conf("# c\nwork_mem = 1\n\nwork_mem='2'\n") == {"work_mem": "2"}
     with pytest.raises(PostgresError, match="cannot read"):
-        postgres.parse_auto_conf("= what\n")
+        textfiles.parse_auto_conf("= what\n")
 
 
 def test_a_replica_does_not_inherit_what_is_the_sources_alone():
-    source = postgres.format_auto_conf(
+    source = textfiles.format_auto_conf(
         {
             "primary_conninfo": "host=old",
             "synchronous_standby_names": "ANY 2 (a, b)",
@@ -86,7 +87,7 @@ def test_a_replica_does_not_inherit_what_is_the_sources_alone():
             "work_mem": "8MB",
         }
     )
-    made = postgres.parse_auto_conf(postgres.replica_auto_conf(source, {"primary_conninfo": "host=new"}))
+    made = textfiles.parse_auto_conf(textfiles.replica_auto_conf(source, {"primary_conninfo": "host=new"}))
     assert made == {"work_mem": "8MB", "primary_conninfo": "host=new"}
 
 

@@ -10,15 +10,19 @@ from typing import Any
 import pytest
 from verify_doubles import plan
 
-from module_utils.devmentor.checks_base import Failed, Recorder
+from module_utils.devmentor import checks_postgres
+from module_utils.devmentor.checks_base import Failed, Recorder, Unanswered
 from module_utils.devmentor.checks_postgres import (
     check_pgbouncer,
     check_postgres,
     judge_archiver,
+    judge_failover,
     judge_replica,
     judge_repository,
     judge_synchronous,
 )
+from module_utils.devmentor_ha.verdict import Verdict, judge
+from tests.unit.ha import statuses
 
 
 def replica(**changes: Any) -> dict[str, Any]:
@@ -162,6 +166,39 @@ def test_pgbouncer_is_asked_through_each_entry_and_the_password_is_no_argument(
         ("devmentor", "fail"),
         ("devmentor_ro", "pass"),
         ("devmentor_session", "fail"),
+        ("failover", "unknown"),  # its agent is not there to be asked
     ]
     assert recorder.rows[1].evidence == "select over TLS answered by replica h2"
     assert seen.read_text().splitlines()[0] == "devmentor pg-secret -XAtq"
+
+
+def test_failover_works_if_all_agents_agree() -> None:
+    def verdict(**changes: Any) -> Verdict:
+        return judge(statuses.NODES, statuses.POOLERS, {**statuses.cluster(), **changes})
+
+    assert judge_failover(verdict()).endswith("rule 1.0: pg1 over 2 of pg2, pg3, pg4, 2 poolers follow")
+    lagging = statuses.pooler("pool1")
+    lagging["pooler"]["leader"] = "pg2"
+    with pytest.raises(Failed, match=r"degraded: pool1: PgBouncer follows rule 1\.0"):
+        judge_failover(verdict(pool1=lagging))
+    with pytest.raises(Failed, match="pg4: no status"):
+        judge_failover(judge(statuses.NODES, [], {name: statuses.node(name) for name in statuses.NODES[:3]}))
+    with pytest.raises(Unanswered, match="no agent that answers knows a committed rule"):
+        judge_failover(judge(statuses.NODES, [], {}))
+
+
+def test_every_node_asks_the_agents_and_one_without_an_agent_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows_of_postgres(tmp_path, monkeypatch, state(), [stanza()])["failover"] == "unknown"
+    asked: list[Any] = []
+
+    def examine(agents: Any, away: set[str]) -> Verdict:
+        asked.append((agents, away))
+        return judge(statuses.NODES, statuses.POOLERS, statuses.cluster())
+
+    monkeypatch.setattr(checks_postgres, "examine", examine)
+    monkeypatch.setattr(checks_postgres.Agents, "of_host", lambda path: path)
+    replica = state(in_recovery=True, receiver="streaming", last_archived_wal=None)
+    assert rows_of_postgres(tmp_path, monkeypatch, replica, [stanza()])["failover"] == "pass"
+    assert asked == [("/etc/devmentor/pgagent/pgagent.env", set())]

@@ -1,0 +1,324 @@
+"""What an agent does without being asked, one loop for each: look, probe, act."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devmentor.pgagent.follow import LeaderView
+from devmentor.pgagent.postgres import LocalError
+from devmentor.pgagent.probe import Probe
+from devmentor.pgagent.sql import Silent
+from devmentor_ha.rules import NOBODY, Need, Rule, final_need
+from devmentor_ha.textfiles import slot_name
+
+if TYPE_CHECKING:
+    from devmentor.pgagent.agent import Agent
+
+log = logging.getLogger(__name__)
+
+STAGGER_S = 0.4
+START_EVERY_S = 2.0
+UNDECIDED_S = 8.0
+RECENT_S = 3.0
+COMMIT_PATIENCE_S = 15.0
+
+
+class Duties:
+    """The loops of one agent. `beats` tells the watchdog that they go round."""
+
+    def __init__(self, agent: "Agent") -> None:
+        self._agent = agent
+        self._tasks: list[asyncio.Task[None]] = []
+        self._probe: Probe | None = None
+        self._tried_start_at = 0.0
+        self._undecided_since = 0.0
+        self._quorum_since = 0.0
+        self._long: asyncio.Task[tuple[str, str] | None] | None = None
+        self.beats: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Start the loops."""
+        agent = self._agent
+        loops = [("look", self._look, 1.0)]
+        if agent.has_postgres:
+            loops += [("observe", agent.observe, 0.5), ("probe", self._probe_once, agent.settings.probe_interval_s)]
+            loops += [("act", self._act, 0.1), ("serve", self._serve, 0.5)]
+        if agent.pooler is not None:
+            loops += [("pooler", self._follow_rule, 1.0)]
+        for name, work, every_s in loops:
+            self._tasks.append(asyncio.create_task(self._loop(name, work, every_s), name=name))
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._long is not None:
+            self._long.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every loop has gone round within the last 60 s."""
+        return all(time.monotonic() - beat < 60 for beat in self.beats.values())
+
+    async def _loop(self, name: str, work: object, every_s: float) -> None:
+        assert callable(work)
+        while True:
+            began = time.monotonic()
+            self.beats[name] = began
+            try:
+                await work()
+            except (Silent, LocalError) as error:
+                log.warning(f"{name}: {error}")
+            except Exception:
+                log.exception(f"{name}: unexpected")
+            await asyncio.sleep(max(0.02, every_s - (time.monotonic() - began)))
+
+    # Look
+
+    async def _look(self) -> None:
+        await self._agent.look_around()
+        self._agent.publish()
+
+    async def _follow_rule(self) -> None:
+        agent = self._agent
+        assert agent.pooler is not None
+        rule = agent.state.committed
+        await agent.pooler.follow(rule, sorted(rule.followers) if rule else [])
+
+    # Probe
+
+    async def _probe_once(self) -> None:
+        """Only a running follower of the committed rule probes; a node without a server is no witness."""
+        agent = self._agent
+        rule = agent.state.committed
+        if rule is None or agent.settings.node not in rule.followers or agent.in_recovery is not True:
+            self._drop_probe()
+            return
+        if self._probe is None or self._probe.leader != rule.leader:
+            self._drop_probe()
+            self._probe = Probe(agent.settings, rule.leader, agent.settings.nodes[rule.leader].address)
+        await self._probe.once(str(agent.view.get(rule.leader, {}).get("unwell", "")))
+        suspicion = self._probe.suspicion
+        if suspicion is not None and not self._settled():
+            suspicion = None  # just started: the leader may be starting too
+        if (suspicion is None) != (agent.suspicion is None):
+            log.warning("suspects the leader" if suspicion else "suspects nobody", extra=suspicion or {})
+        agent.suspicion = suspicion
+
+    def _settled(self) -> bool:
+        """Not where this host was switched on a moment ago: the leader's may have been, too, and be slower."""
+        agent = self._agent
+        assert self._probe is not None
+        if self._probe.succeeded_at:
+            return True
+        return time.time() - booted_at() > agent.settings.startup_grace_s
+
+    def _drop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+        self._agent.suspicion = None
+
+    # Act: an automatic failover
+
+    async def _act(self) -> None:
+        agent = self._agent
+        rule = agent.state.committed
+        if agent.suspicion is None or rule is None or agent.controller.busy:
+            self._quorum_since = 0.0
+            return
+        await agent.look_around(but=rule.leader, limit_s=0.3)  # the leader is silent: asking it would only take time
+        statuses = agent.statuses()
+        suspecting = [
+            name
+            for name, status in statuses.items()
+            if name in rule.followers and (status.get("suspects") or {}).get("leader") == rule.leader
+        ]
+        if len(suspecting) < rule.r:
+            self._quorum_since = 0.0
+            return
+        now = time.monotonic()
+        self._quorum_since = self._quorum_since or now
+        nodes = agent.settings.nodes
+        rank = sorted(suspecting, key=lambda name: (-nodes[name].priority, name)).index(agent.settings.node)
+        others = [s["promise"] for s in statuses.values() if s["promise"]["epoch"] > rule.epoch]
+        if any(time.time() - promise["at"] < RECENT_S for promise in others) or _under_way(statuses, rule):
+            return  # somebody is at it
+        if now - self._quorum_since < rank * STAGGER_S:
+            return
+        why = f"{', '.join(sorted(suspecting))} suspect {rule.leader}: {agent.suspicion['reason']}"
+        if agent.settings.observe_only or any(s["paused"]["until"] > time.time() for s in statuses.values()):
+            log.warning("no failover: paused or observing only", extra={"would": why})
+            await asyncio.sleep(1)
+            return
+        outcome = await agent.controller.failover(why, force=True, statuses=statuses)
+        if outcome.result != "done":
+            await asyncio.sleep((2.0 if outcome.result == "refused" else 0.5) + rank * STAGGER_S)
+
+    # Serve: whatever the own server needs
+
+    async def _serve(self) -> None:
+        agent = self._agent
+        if agent.settings.observe_only or agent.state.is_paused or self._working():
+            return
+        if agent.busy or agent.lock.locked():
+            return
+        if agent.running and agent.in_recovery is False:
+            await self._lead()
+        elif agent.running:
+            await self._follow()
+        elif agent.server == "stopped" and agent.postgres.process() is None:
+            await self._bring_back()
+
+    def _working(self) -> bool:
+        return self._long is not None and not self._long.done()
+
+    async def _lead(self) -> None:
+        agent = self._agent
+        state, leading = agent.state, agent.leading
+        rule = state.committed
+        if rule is not None and rule.leader != agent.settings.node:
+            newest = state.newest
+            if newest is None or newest.leader != agent.settings.node or newest.epoch < rule.epoch:
+                self._rejoin(rule, f"superseded by rule {rule.name}")
+                return
+        if not agent.rules or leading.busy:
+            return
+        newest = agent.rules[-1]
+        if newest.leader != agent.settings.node:
+            return  # it cannot acknowledge anything, and somebody will be chosen
+        above = [
+            status["promise"]
+            for name, status in agent.statuses().items()
+            if name in newest.members and status["promise"]["epoch"] > newest.epoch
+        ]
+        if above:
+            waited = time.time() - max(promise["at"] for promise in above)
+            busy = agent.controller.busy or _under_way(agent.statuses(), newest)
+            if waited > agent.settings.reaffirm_after_s and not busy:
+                await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
+            return
+        if leading.rule is None:
+            assert agent.observed is not None
+            names = str(agent.observed["synchronous_standby_names"])
+            if names == final_need(newest).setting:
+                leading.rule = newest
+                state.know_committed(newest)
+                state.hold_archive(False)
+                log.info("leads", extra={"rule": newest.name})
+                await agent.lead_poolers(newest)
+            elif newest.leader == agent.settings.node:
+                leading.resume(agent.rules)
+            return
+        assert agent.observed is not None
+        await leading.tend(agent.observed["replication"])
+
+    async def _follow(self) -> None:
+        agent = self._agent
+        rule = agent.state.committed
+        agent.leading.stop()
+        if rule is None or rule.leader == agent.settings.node or agent.state.promise.epoch > rule.epoch:
+            return
+        leader = agent.leader_view(rule)
+        assert agent.observed is not None
+        address = agent.settings.nodes[rule.leader].address
+        follows = agent.state.following
+        right = follows["leader"] == rule.leader and f"host='{address}'" in agent.observed["primary_conninfo"]
+        if right and follows["epoch"] < rule.epoch:
+            agent.state.set_following(rule.epoch, rule.leader)
+        if right and agent.observed["streaming"]:
+            async with agent.lock:
+                if agent.state.promise.epoch <= rule.epoch:
+                    await agent.follower.settle([slot["name"] for slot in agent.observed["slots"]])
+            return
+        if leader is None:
+            return
+        own = slot_name(agent.settings.node)
+        lost = any(s["name"] == own and s["wal_status"] == "lost" for s in agent.view[rule.leader]["postgres"]["slots"])
+        if right and lost:
+            self._rejoin(rule, "its slot lost its WAL", "reclone")
+            return
+        try:
+            async with agent.lock:
+                if agent.state.promise.epoch > rule.epoch:
+                    return
+                await agent.follower.repoint(leader)
+            log.info("follows", extra={"leader": rule.leader, "epoch": rule.epoch})
+        except LocalError as error:
+            self._rejoin(rule, str(error), "rewind")
+
+    async def _bring_back(self) -> None:
+        agent = self._agent
+        rule = agent.state.committed
+        agent.leading.stop()
+        if time.monotonic() - self._tried_start_at < START_EVERY_S:
+            return
+        self._tried_start_at = time.monotonic()
+        if rule is not None and rule.leader != agent.settings.node:
+            if not agent.postgres.has_data or not agent.postgres.is_standby_data:
+                self._rejoin(rule, "it stopped, and another node leads")
+                return
+        elif rule is not None and not agent.postgres.is_standby_data and self._undecided(rule):
+            # Started so that it acknowledges nothing; then it can be reaffirmed, or learns that it was superseded.
+            agent.postgres.edit_auto_conf({"synchronous_standby_names": Need(1, frozenset({NOBODY})).setting})
+            log.warning("starts fenced: others promised a higher epoch, and nobody leads")
+        if agent.postgres.has_data:
+            await agent.postgres.start()
+
+    def _undecided(self, rule: Rule) -> bool:
+        """Whether this node led, a quorum of its followers answers, one promised more, and still nobody leads."""
+        statuses = self._agent.statuses()
+        members = [statuses[name] for name in rule.members if name in statuses]
+        undecided = len([s for s in members if s["node"] in rule.followers]) >= rule.r and any(
+            status["promise"]["epoch"] > rule.epoch for status in members
+        )
+        if not undecided:
+            self._undecided_since = 0.0
+        elif not self._undecided_since:
+            self._undecided_since = time.monotonic()
+        return undecided and time.monotonic() - self._undecided_since > UNDECIDED_S
+
+    def _rejoin(self, rule: Rule, why: str, method: str = "auto") -> None:
+        leader = self._agent.leader_view(rule)
+        if leader is None or self._working():
+            return
+        self._long = asyncio.create_task(self.rejoin(leader, why, method))
+
+    async def rejoin(self, leader: LeaderView, why: str, method: str = "auto") -> tuple[str, str] | None:
+        """Stop, bring in line, start as a follower. The server is kept stopped where that fails."""
+        agent = self._agent
+        log.info("rejoins", extra={"leader": leader.name, "epoch": leader.epoch, "reason": why})
+        agent.leading.stop()
+        async with agent.lock:
+            agent.busy = "rejoin"
+        try:
+            await agent.postgres.stop(limit_s=5, immediate_after_s=5)
+            return await agent.follower.rejoin(leader, method)
+        except (LocalError, Silent, OSError, KeyError, ValueError) as error:
+            log.error("rejoin failed", extra={"reason": str(error)})
+            await asyncio.sleep(1)
+            return None
+        finally:
+            agent.busy = ""
+            with contextlib.suppress(Silent):
+                await agent.observe()
+
+
+def booted_at() -> float:
+    """When this host's systemd came up, in seconds since 1970; 0 where that cannot be told (/proc/1 is hidden)."""
+    try:
+        return Path("/run/systemd/private").stat().st_ctime
+    except OSError:
+        return 0.0
+
+
+def _under_way(statuses: dict[str, Any], rule: Rule) -> bool:
+    """Whether a candidate above `rule` is alive and about to commit: a further election would only set it back."""
+    return any(
+        (status.get("committing") or {}).get("epoch", 0) > rule.epoch
+        and time.time() - (status.get("waits_since") or 0) < COMMIT_PATIENCE_S
+        for status in statuses.values()
+    )

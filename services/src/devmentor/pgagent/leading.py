@@ -1,0 +1,263 @@
+"""The candidate's part: promote, bring the followers, commit the rule row, lead the poolers; and later changes."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from devmentor.pgagent.fence import WHILE_FENCED
+from devmentor.pgagent.peers import CallFailed
+from devmentor.pgagent.postgres import SCHEMA
+from devmentor.pgagent.sql import Silent, bounded, connect, sever
+from devmentor_ha.rules import Need, Rule, changed_followers, final_need, first_rule, transition
+
+if TYPE_CHECKING:
+    from devmentor.pgagent.agent import Agent
+
+log = logging.getLogger(__name__)
+
+COMMIT_LIMIT_S = 60.0
+APPLICATION_RULE = "devmentor pgagent rule"
+LAG_LIMIT_BYTES = 16 * 1024 * 1024
+
+WRITE_RULE = """
+INSERT INTO ha.rule (epoch, sub, leader, followers, w, prior_epoch, prior_sub)
+VALUES (%(epoch)s, %(sub)s, %(leader)s, %(followers)s, %(w)s, %(prior_epoch)s, %(prior_sub)s)
+ON CONFLICT (epoch, sub, leader) DO UPDATE SET written_at = now()
+"""
+
+
+class Superseded(Exception):
+    """A higher epoch was promised meanwhile: whatever was under way stops here."""
+
+
+class Leading:
+    """Owned by the agent; `rule` is the committed rule that this node leads, None where it does not lead."""
+
+    def __init__(self, agent: "Agent") -> None:
+        self._agent = agent
+        self.rule: Rule | None = None
+        self.committing: Rule | None = None
+        self._waits_since = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._absent_since: dict[str, float] = {}
+        self._present_since: dict[str, float] = {}
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when (seconds since 1970) a rule row waits for its quorum; None where none does."""
+        return self._waits_since if self.committing is not None else None
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def stop(self) -> None:
+        """This node leads no more, and whatever it was about to commit is not its business any more."""
+        if self._task is not None:
+            self._task.cancel()
+        self.rule = self.committing = None
+
+    def begin(self, epoch: int, controller: str, rule: Rule, need: Need, fenced: Iterable[str]) -> None:
+        """Lead by `rule`, in the background."""
+        self.stop()
+        self._task = asyncio.create_task(self._guarded(self._lead(epoch, controller, rule, need, list(fenced))))
+
+    def resume(self, rules: Sequence[Rule]) -> None:
+        """Commit the newest row of this node's WAL, of which it is not known whether it was committed."""
+        new = rules[-1]
+        old = [rule for rule in rules if (rule.key, rule.leader) != (new.key, new.leader)] or [new]
+        self._task = asyncio.create_task(self._guarded(self._commit(new, transition(old, new))))
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except (Silent, Superseded, psycopg.Error, OSError, TimeoutError) as error:
+            log.error("leading stopped", extra={"reason": f"{type(error).__name__}: {error}"})
+
+    def _check(self, epoch: int, controller: str | None = None) -> None:
+        promise = self._agent.state.promise
+        if promise.epoch > epoch or (controller is not None and promise.controller != controller):
+            raise Superseded(f"epoch {epoch} was superseded by {promise.epoch} of {promise.controller}")
+
+    async def _lead(self, epoch: int, controller: str, rule: Rule, need: Need, fenced: list[str]) -> None:
+        agent = self._agent
+        postgres, state = agent.postgres, agent.state
+        step = {"epoch": epoch, "rule": rule.name}
+        async with agent.lock:
+            self._check(epoch, controller)
+            await postgres.set({"synchronous_standby_names": need.setting})
+            await postgres.have_slots(agent.follower.slots())
+            if await postgres.value("SELECT pg_is_in_recovery()"):
+                state.hold_archive(True)
+                log.info("promote", extra={**step, "waits_for": need.setting})
+                if not await postgres.value("SELECT pg_promote(true, 10)", limit_s=12):
+                    raise Silent("pg_promote did not end in 10 s")
+                found = await postgres.observe()
+                state.set_timelines({**state.timelines, str(found["timeline"]): epoch})
+                state.set_following(epoch, agent.settings.node)
+        await agent.observe()
+        followers = [node for node in fenced if node != agent.settings.node]
+        body = {"epoch": epoch, "controller": controller, "leader": agent.leader_status(rule)}
+        repoints = [asyncio.create_task(self._repoint(node, body)) for node in followers]
+        try:
+            await self._commit(rule, need)
+        finally:
+            for task in repoints:
+                task.cancel()
+        await self._afterwards()
+
+    async def _repoint(self, node: str, body: dict[str, Any]) -> None:
+        while True:
+            try:
+                await self._agent.peers.call(node, "repoint", body, limit_s=3.0)
+                log.info("repointed", extra={"follower": node, "epoch": body["epoch"]})
+                return
+            except CallFailed as failure:
+                log.warning("a follower refuses", extra={"follower": node, "reason": str(failure)})
+                if failure.body.get("error", {}).get("code") == "promised":
+                    return
+            await asyncio.sleep(0.3)
+
+    async def _commit(self, rule: Rule, need: Need) -> None:
+        """The commit point. Afterwards the final setting, and the poolers."""
+        agent = self._agent
+        # Settings of a leader change under the lock alone: a fence, which holds it, is never overwritten.
+        async with agent.lock:
+            self._check(rule.epoch)
+            self.committing, self._waits_since = rule, time.time()
+            await agent.postgres.set({"synchronous_standby_names": need.setting})
+        while True:
+            self._check(rule.epoch)
+            if await self._acknowledged(rule):
+                break
+            log.warning("the rule row is not acknowledged yet", extra={"rule": rule.name, "waits_for": need.setting})
+        async with agent.lock:
+            self._check(rule.epoch)
+            await agent.postgres.set({"synchronous_standby_names": final_need(rule).setting})
+            agent.state.know_committed(rule)
+            agent.state.hold_archive(False)
+            self.rule, self.committing = rule, None
+            self._absent_since.clear()
+            self._present_since.clear()
+        log.info("rule committed", extra={"rule": rule.name, "followers": sorted(rule.followers)})
+        await agent.observe()
+        await agent.lead_poolers(rule)
+
+    async def _acknowledged(self, rule: Rule) -> bool:
+        """Write (or touch) the row and wait for its quorum. False where the wait ended without an acknowledgement."""
+        warned = False
+
+        def notice(_diagnostic: Any) -> None:
+            nonlocal warned
+            warned = True
+
+        # One that still waits from before (this agent was restarted, the wait given up) holds the row's lock.
+        await self._agent.postgres.rows(
+            "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE application_name = %s",
+            (APPLICATION_RULE,),
+            limit_s=5,
+        )
+        connection = await connect(f"{self._agent.postgres.conninfo} application_name='{APPLICATION_RULE}'", 3.0)
+        try:
+            connection.add_notice_handler(notice)
+
+            async def write() -> None:
+                await connection.execute("SET statement_timeout = 0")
+                await connection.execute("SET synchronous_commit = on")
+                await connection.execute("SET client_min_messages = warning")  # no notice that something exists
+                for statement in SCHEMA if rule.key == (1, 0) else ():
+                    await connection.execute(statement)
+                await connection.execute(WRITE_RULE, {**rule.as_dict(), "followers": sorted(rule.followers)})
+
+            await bounded(connection, write(), COMMIT_LIMIT_S)
+            return not warned
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.warning("the rule row's acknowledgement is unknown", extra={"rule": rule.name, "reason": str(error)})
+            await asyncio.sleep(0.2)
+            return False
+        finally:
+            sever(connection)
+
+    async def _afterwards(self) -> None:
+        postgres = self._agent.postgres
+        with contextlib.suppress(Silent):
+            await postgres.rows("CHECKPOINT", limit_s=300)
+        restore = self._agent.settings.restore_command
+        with contextlib.suppress(Silent):
+            await postgres.reset(list(WHILE_FENCED))
+            if restore:
+                await postgres.set({"restore_command": restore})
+        await self._agent.observe()
+
+    # Once it leads
+
+    async def bootstrap(self, followers: list[str]) -> Rule:
+        """Rule 1.0, for a cluster that has none. Raises TimeoutError where it is not acknowledged."""
+        rule = first_rule(self._agent.settings.node, followers)
+        await self._commit(rule, final_need(rule))
+        return rule
+
+    async def change(self, followers: Iterable[str]) -> Rule:
+        """The same leader, other followers: acknowledged under the old quorum and the new one."""
+        assert self.rule is not None
+        old = self.rule
+        new = changed_followers(old, followers)
+        log.info("change of followers", extra={"rule": new.name, "followers": sorted(new.followers)})
+        await self._commit(new, transition([old], new))
+        return new
+
+    async def tend(self, replication: list[dict[str, Any]]) -> None:
+        """Shrink at a lasting loss, grow where a node is back; one change at a time."""
+        rule, agent = self.rule, self._agent
+        if rule is None or self.busy:
+            return
+        now = time.monotonic()
+        streaming = {
+            entry["name"]
+            for entry in replication
+            if entry["state"] == "streaming" and (entry["lag_bytes"] or 0) < LAG_LIMIT_BYTES
+        }
+        for node in agent.settings.nodes:
+            if node == agent.settings.node:
+                continue
+            if node in streaming:
+                self._absent_since.pop(node, None)
+                self._present_since.setdefault(node, now)
+            else:
+                self._present_since.pop(node, None)
+                self._absent_since.setdefault(node, now)
+        if not final_need(rule).met_by(streaming):
+            return  # nothing can be acknowledged: neither can a change
+        settings = agent.settings
+        joining = sorted(
+            node
+            for node, since in self._present_since.items()
+            if node not in rule.followers and now - since >= settings.grow_after_s and node not in agent.removed
+        )
+        leaving = sorted(
+            node
+            for node, since in self._absent_since.items()
+            if node in rule.followers and now - since >= settings.shrink_after_s
+        )
+        if joining:
+            wanted = rule.followers | {joining[0]}
+        elif leaving and len(rule.followers) > 1:
+            wanted = rule.followers - {leaving[0]}
+        else:
+            return
+        self._task = asyncio.create_task(self._guarded(self._change(wanted)))
+
+    async def _change(self, followers: frozenset[str]) -> None:
+        await self.change(followers)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether commits wait for a quorum that does not stream."""
+        return self.committing is not None or (
+            self.rule is not None and not final_need(self.rule).met_by(self._present_since)
+        )

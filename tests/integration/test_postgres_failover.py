@@ -1,0 +1,42 @@
+"""The failover's short form for CI: one round each of what matters most, on a lab of PostgreSQL and its poolers alone.
+
+`make chaos-postgres` has all faults and any number of rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.postgres.cluster import Cluster
+from tests.chaos.postgres.faults import FAULTS
+from tests.chaos.postgres.rounds import play
+from tests.chaos.postgres.run import EVIDENCE, INVENTORY, deploy, line
+from tests.integration.conftest import KEEP
+from tools.runs import lab
+
+pytestmark = pytest.mark.lab
+
+SEED = 1
+# Generous: these hosts share two cores with whatever else CI runs. The bench has the figures.
+RTO_LIMIT = 15.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        yield deploy(INVENTORY, fresh=True)
+    finally:
+        if not KEEP:
+            lab(INVENTORY, "down").require()
+
+
+@pytest.mark.parametrize("fault", ["power_cut", "freeze", "switchover", "followers_at_once"])
+def test_what_clients_were_told_stays_true(cluster: Cluster, fault: str) -> None:
+    result = play(cluster, FAULTS[fault], SEED, 1, cluster.poolers, EVIDENCE / f"ci-{fault}")
+    print(f"\n{line(result)}")
+    assert result.problems == []
+    assert result.acknowledged > 0
+    if fault != "followers_at_once":
+        assert result.stall_s < RTO_LIMIT
