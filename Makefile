@@ -17,7 +17,7 @@ vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FIL
 play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
-	lint unit syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
+	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	bench-failover clean
 
 help: ## this list
@@ -64,6 +64,9 @@ lint: venv ## ansible-lint (production), yamllint, ruff, mypy, shellcheck, gener
 
 unit: venv ## fast tests, no hosts
 	@pytest tests/unit
+
+model: venv ## the failover protocol explored to bounds, mistakes found; ARGS="--seconds 900 --seed 1 --traces"
+	@python -m tests.model $(ARGS)
 
 syntax: venv ## syntax of every playbook against both inventories
 	@tools/syntax.sh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -121,12 +122,15 @@ def search(
     return finish()
 
 
-def walk(model: Model, seconds: float, seed: int, check: Callable[[State], str] | None = None) -> Result:
-    """Random runs to their end, one after the other; `states` counts steps and `depth` is the longest run."""
+def walk(
+    model: Model, seconds: float, seed: int, check: Callable[[State], str] | None = None, steps: float = math.inf
+) -> Result:
+    """Random runs to their end, one after the other, for so long or so many steps; `states` counts steps, `depth` is the
+    longest run. `check` judges the end of each."""
     began = time.monotonic()
     chance = random.Random(seed)  # noqa: S311
     result = Result()
-    while time.monotonic() - began < seconds:
+    while time.monotonic() - began < seconds and result.states < steps:
         state, trace = model.bounds.initial(), []
         while True:
             options = list(model.steps(state))
