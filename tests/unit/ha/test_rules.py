@@ -148,7 +148,7 @@ def test_what_covers_the_full_cluster_and_the_smaller_ones() -> None:
 def test_the_reason_for_no_cover_names_rule_and_nodes() -> None:
     rule = rules.first_rule("pg1", ["pg2", "pg3"])
     assert rules.uncovered([rule], ["pg3"]) == [
-        "rule 1.0 needs 2 of ['pg2', 'pg3'] fenced, or its leader pg1 and 1; ['pg3'] answered"
+        "rule 1.0 needs 2 of ['pg2', 'pg3'] fenced, or 1 and its leader pg1; ['pg3'] answered"
     ]
     assert rules.uncovered([rule], ["pg2", "pg3"]) == []
 
