@@ -205,8 +205,8 @@ def _stopped(nodes: list[Node], holders: list[Node], whys: dict[str, str]) -> Pl
     if ahead:
         return Plan(
             refusal=f"{leader.host} stopped as primary on timeline {leader.timeline}, but {_names(ahead)} has seen a "
-            f"later one: {leader.host} was replaced by a failover. Bring the newer primary and its agent back, then run "
-            "again.",
+            f"later one: {leader.host} was replaced by a failover. Bring the newer primary and its agent back, then "
+            "run again.",
         )
     actions = {leader.host: "start"}
     for node in nodes:
