@@ -155,8 +155,8 @@ def _with_primary(primary: Node, nodes: list[Node], unknown: list[Node], whys: d
         return Plan(
             unknown=whys,
             refusal=f"{primary.host} runs as primary on timeline {primary.timeline}, but {listed} saw a later one: "
-            f"{primary.host} was replaced by a failover and must not lead. Stop it "
-            "(systemctl stop postgresql@17-main), bring the newer primary back, and run again.",
+            f"{primary.host} was replaced by a failover, or one is under way. Run again in a minute; if it stays, "
+            "playbooks/pg_status.yml says who is to lead.",
         )
     actions, blocked = {primary.host: "keep"}, {}
     for node in nodes:
@@ -171,8 +171,8 @@ def _with_primary(primary: Node, nodes: list[Node], unknown: list[Node], whys: d
         else:
             blocked[node.host] = (
                 f"{node.host} holds the data of a former primary, and {primary.host} is the primary now: started, it "
-                "would be a second one. Rejoin it (pg_rewind), or move /var/lib/postgresql/17/main away and run again "
-                f"to copy it from {primary.host}."
+                "would be a second one. Its agent rejoins it (pg_rewind or a copy), see playbooks/rejoin.yml; or move "
+                f"/var/lib/postgresql/17/main away and run again to copy it from {primary.host}."
             )
     seeded = "synchronous_standby_names" in primary.seeded
     return Plan(primary.host, False, seeded, actions, blocked, whys)
@@ -197,14 +197,16 @@ def _stopped(nodes: list[Node], holders: list[Node], whys: dict[str, str]) -> Pl
         return Plan(
             unknown=whys,
             refusal=f"No PostgreSQL primary runs: {what}. Which one leads is the failover's decision, not the "
-            "deployment's. Promote one, then run again.",
+            "deployment's: their agents start them and choose. Run again when one leads; docs/postgres-ha.md says "
+            "what to do where nobody does.",
         )
     leader = leaders[0]
     ahead = [node for node in holders if node.timeline > leader.timeline]
     if ahead:
         return Plan(
             refusal=f"{leader.host} stopped as primary on timeline {leader.timeline}, but {_names(ahead)} has seen a "
-            f"later one: {leader.host} was replaced by a failover. Bring the newer primary back, then run again.",
+            f"later one: {leader.host} was replaced by a failover. Bring the newer primary and its agent back, then "
+            "run again.",
         )
     actions = {leader.host: "start"}
     for node in nodes:
