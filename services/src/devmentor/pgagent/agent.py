@@ -154,6 +154,8 @@ class Agent:
 
     async def fence(self, epoch: int, controller: str) -> dict[str, Any]:
         """Promise, then fence. 409 `promised` where another promise stands in the way."""
+        if self.busy:  # for long, with the lock held: a fence that came late would be one for nothing
+            raise refused(f"PostgreSQL of {self.settings.node} does not run ({self.busy})")
         async with self.lock:
             self._admit(epoch, controller)
             if self.busy or self.postgres.process() is None:
@@ -221,14 +223,21 @@ class Agent:
         self.leading.begin(epoch, controller, rule, need, fenced)
 
     async def repoint(self, epoch: int, controller: str, leader: dict[str, Any]) -> None:
-        """Stream from the leader of the epoch that this node promised."""
+        """Stream from the leader of the epoch that this node promised; a former leader, stopped or not, rejoins it."""
         async with self.lock:
             self._exactly(epoch, controller)
             view = LeaderView.from_status(leader, self.settings.nodes[leader["node"]].address)
             try:
-                await self.follower.repoint(view)
+                if self.postgres.process() is None or self.in_recovery is False:
+                    self.busy = "rejoin"
+                    await self.postgres.stop(limit_s=5, immediate_after_s=5)
+                    await self.follower.rejoin(view)
+                else:
+                    await self.follower.repoint(view)
             except (LocalError, Silent) as error:
                 raise refused(str(error)) from error
+            finally:
+                self.busy = ""
 
     def _exactly(self, epoch: int, controller: str) -> None:
         promise = self.state.promise

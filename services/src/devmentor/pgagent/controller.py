@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from devmentor.pgagent import metrics
 from devmentor.pgagent.peers import CallFailed
-from devmentor_ha.election import Abort, Answer, Choice, choose, next_epoch
+from devmentor_ha.election import DEMOTED, Abort, Answer, Choice, choose, next_epoch
 from devmentor_ha.rules import Rule, RuleError, superseded, uncovered
 
 if TYPE_CHECKING:
@@ -266,7 +266,8 @@ class _Run:
             "controller": self.controller,
             "rule": choice.rule.as_dict(),
             "need": {"count": choice.need.count, "among": sorted(choice.need.among)},
-            "fenced": [answer.node for answer in answers],
+            # A demoted leader comes back by itself, once the rule is committed; where it is the only follower, before.
+            "fenced": [a.node for a in answers if a.mode != DEMOTED or a.node in choice.rule.followers],
         }
         try:
             await self.agent.peers.call(choice.candidate, "lead", body, limit_s=3.0)

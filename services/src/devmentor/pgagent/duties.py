@@ -172,6 +172,8 @@ class Duties:
             await self._follow()
         elif agent.server == "stopped" and agent.postgres.process() is None:
             await self._bring_back()
+        elif agent.postgres.is_standby_data:
+            self._reconnect()
 
     def _working(self) -> bool:
         return self._long is not None and not self._long.done()
@@ -197,8 +199,8 @@ class Duties:
             return  # it cannot acknowledge anything, and somebody will be chosen
         above = [
             status["promise"]
-            for name, status in agent.statuses().items()
-            if name in newest.members and status["promise"]["epoch"] > newest.epoch
+            for status in agent.statuses().values()
+            if status["promise"]["epoch"] > newest.epoch  # of any node: one that left the rule could not come back
         ]
         if above:
             waited = time.time() - max(promise["at"] for promise in above)
@@ -258,6 +260,17 @@ class Duties:
         except LocalError as error:
             self._rejoin(rule, str(error), "rewind")
 
+    def _reconnect(self) -> None:
+        """The guard cleared its connection, and without one it never becomes consistent: nobody is let in to set it."""
+        agent = self._agent
+        rule = agent.state.committed
+        if rule is None or rule.leader == agent.settings.node or agent.state.promise.epoch > rule.epoch:
+            return
+        leader = agent.leader_view(rule)
+        if leader is not None and agent.postgres.auto_conf().get("primary_conninfo") == "":
+            log.warning("connects a server that lets nobody in", extra={"leader": rule.leader, "epoch": rule.epoch})
+            agent.follower.reconnect(leader)
+
     async def _bring_back(self) -> None:
         agent = self._agent
         rule = agent.state.committed
@@ -266,8 +279,10 @@ class Duties:
             return
         self._tried_start_at = time.monotonic()
         if rule is not None and rule.leader != agent.settings.node:
-            if not agent.postgres.has_data or not agent.postgres.is_standby_data:
-                self._rejoin(rule, "it stopped, and another node leads")
+            unfit = agent.state.remaking or not agent.postgres.has_data or not agent.postgres.is_standby_data
+            if unfit:
+                if agent.state.promise.epoch <= rule.epoch:
+                    self._rejoin(rule, "it stopped, and another node leads")
                 return
         elif rule is not None and not agent.postgres.is_standby_data and self._undecided(rule):
             # Started so that it acknowledges nothing; then it can be reaffirmed, or learns that it was superseded.

@@ -77,6 +77,12 @@ class Follower:
         self.postgres.edit_auto_conf({"primary_conninfo": conninfo})
         await self.postgres.start()
 
+    def reconnect(self, leader: LeaderView) -> None:
+        """For a server that came up without a connection and is not consistent yet: it lets nobody in, but reloads."""
+        self.postgres.edit_auto_conf({"primary_conninfo": self.settings.leader_conninfo(leader.address)})
+        self._remember(leader)
+        self.postgres.reload()
+
     def slots(self) -> list[str]:
         """Of the other nodes, named as the role postgres names them."""
         return [slot_name(name) for name in self.settings.nodes if name != self.settings.node]
@@ -97,6 +103,8 @@ class Follower:
         """`start`, `rewind` or `reclone`, and why, for a stopped server. Raises LocalError."""
         if not self.postgres.has_data:
             return "reclone", "there is no data here"
+        if self.state.remaking:
+            return "reclone", "an earlier rewind or copy was interrupted"
         control = await self.postgres.control()
         checkpoint = parse_lsn(control["Latest checkpoint location"])
         timeline = max(
@@ -135,6 +143,8 @@ class Follower:
         if method == "rewind" and leader.checkpoint_timeline != leader.lineage.timeline:
             raise LocalError(f"{leader.name} has not had its first checkpoint on its new timeline yet")
         log.info("rejoin", extra={"method": method, "why": why, "leader": leader.name, "epoch": leader.epoch})
+        if method != "start":
+            self.state.remake(True)
         if method == "rewind" and not await self._rewind(leader):
             method, why = "reclone", "pg_rewind failed; its output is in the log"
         if method == "reclone":
@@ -156,6 +166,7 @@ class Follower:
             path.unlink()
         self._remember(leader)
         self.state.hold_archive(False)
+        self.state.remake(False)
         await self.postgres.start()
         return method, why
 

@@ -15,6 +15,7 @@ from devmentor_ha.textfiles import format_auto_conf, parse_auto_conf
 
 PATIENCE_S = 6.0
 CALL_LIMIT_S = 1.0
+REMAKING = "remaking"  # as in state.py, which imports more than a guard should
 
 
 def guard(env_file: Path) -> int:
@@ -23,6 +24,9 @@ def guard(env_file: Path) -> int:
     data = Path(settings["PG_DATA_DIR"])
     if not (data / "PG_VERSION").exists():
         return 0  # PostgreSQL says it better
+    if (Path(settings["STATE_DIR"]) / REMAKING).exists():
+        sys.stderr.write("start guard: refuse: the data is being made anew; its agent starts PostgreSQL after that\n")
+        return 1
     _clear_stale_pid(data / "postmaster.pid")
     auto = data / "postgresql.auto.conf"
     conf = parse_auto_conf(auto.read_text()) if auto.exists() else {}

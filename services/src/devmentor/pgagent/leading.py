@@ -102,8 +102,9 @@ class Leading:
                 state.set_following(epoch, agent.settings.node)
         await agent.observe()
         followers = [node for node in fenced if node != agent.settings.node]
-        body = {"epoch": epoch, "controller": controller, "leader": agent.leader_status(rule)}
-        repoints = [asyncio.create_task(self._repoint(node, body)) for node in followers]
+        repoints = [asyncio.create_task(self._repoint(node, epoch, controller, rule)) for node in followers]
+        if len(rule.followers) == 1:  # perhaps the former leader, which rewinds, and not before this checkpoint
+            repoints.append(asyncio.create_task(self._checkpoint()))
         try:
             await self._commit(rule, need)
         finally:
@@ -111,11 +112,12 @@ class Leading:
                 task.cancel()
         await self._afterwards()
 
-    async def _repoint(self, node: str, body: dict[str, Any]) -> None:
+    async def _repoint(self, node: str, epoch: int, controller: str, rule: Rule) -> None:
         while True:
+            body = {"epoch": epoch, "controller": controller, "leader": self._agent.leader_status(rule)}
             try:
-                await self._agent.peers.call(node, "repoint", body, limit_s=3.0)
-                log.info("repointed", extra={"follower": node, "epoch": body["epoch"]})
+                await self._agent.peers.call(node, "repoint", body, limit_s=30.0 if len(rule.followers) == 1 else 3.0)
+                log.info("repointed", extra={"follower": node, "epoch": epoch})
                 return
             except CallFailed as failure:
                 log.warning("a follower refuses", extra={"follower": node, "reason": str(failure)})
@@ -183,10 +185,13 @@ class Leading:
         finally:
             sever(connection)
 
+    async def _checkpoint(self) -> None:
+        with contextlib.suppress(Silent):
+            await self._agent.postgres.rows("CHECKPOINT", limit_s=300)
+
     async def _afterwards(self) -> None:
         postgres = self._agent.postgres
-        with contextlib.suppress(Silent):
-            await postgres.rows("CHECKPOINT", limit_s=300)
+        await self._checkpoint()
         restore = self._agent.settings.restore_command
         with contextlib.suppress(Silent):
             await postgres.reset(list(WHILE_FENCED))

@@ -12,6 +12,7 @@ from typing import Any
 from devmentor_ha.rules import Rule
 
 ARCHIVE_HOLD = "archive-hold"
+REMAKING = "remaking"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,18 @@ class State:
     @property
     def is_paused(self) -> bool:
         return float(self.paused["until"]) > time.time()
+
+    def remake(self, under_way: bool) -> None:
+        """While the file is there the data is half made: the start guard refuses, and only a new copy helps."""
+        path = self.directory / REMAKING
+        if under_way:
+            write_durably(path, "")
+        else:
+            path.unlink(missing_ok=True)
+
+    @property
+    def remaking(self) -> bool:
+        return (self.directory / REMAKING).exists()
 
     def hold_archive(self, hold: bool) -> None:
         """While the file is there, archive_command fails and PostgreSQL keeps its WAL."""
