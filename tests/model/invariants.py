@@ -112,11 +112,15 @@ def _commit(wal: Wal, position: int, committed: tuple[Wal, ...], acked: tuple[in
         rule = entry_of(other[-1]).rule
         if rule.key == row.rule.key:
             raise Violation(f"I2: rule {rule.name} is committed by {rule.leader} and by {row.rule.leader}")
+    name = f"rule {row.rule.name} of {row.rule.leader}"
     latest = max((entry_of(other[-1]).rule.key for other in committed), default=(0, 0))
     lost = [number for number in acked if number not in wal]
     if lost and row.rule.key > latest:
-        names = ", ".join(describe(number) for number in lost)
-        raise Violation(f"I1: rule {row.rule.name} of {row.rule.leader} is committed without the acknowledged {names}")
+        raise Violation(f"I1: {name} is committed without the acknowledged {', '.join(map(describe, lost))}")
+    for other in committed:
+        rule = entry_of(other[-1]).rule
+        if (other[-1] not in wal) if rule.key < row.rule.key else (wal[position] not in other):
+            raise Violation(f"I2: {name} and rule {rule.name} of {rule.leader} are committed, neither on top of the other")
     return tuple(sorted([*committed, wal[: position + 1]]))
 
 

@@ -28,6 +28,12 @@ def _of_highest(answers: list[election.Answer], known: list[rules.Rule]) -> list
     return [a for a in answers if a.mode != election.DEMOTED and a.node in known[-1].members]
 
 
+def _meets_fences_only(old: rules.Rule, leader: str) -> rules.Need:
+    if leader == old.leader:
+        return rules.Need(max(old.meet, old.w), old.followers)
+    return rules.Need(old.meet - (leader in old.followers), old.followers - {leader})
+
+
 @dataclass(frozen=True)
 class Mutation:
     """`breaks`: the invariants of which one must be found broken."""
@@ -170,6 +176,17 @@ MUTATIONS = (
         repoint: c follows b
         c: flush
         """,
+    ),
+    Mutation(
+        "the row meets R followers, but not the old leader with F - R + 1",
+        "I2",
+        quick("bcd", commits=0, changes=1, **TWO),
+        patches=((rules, "handover_need", _meets_fences_only),),
+        script="a: change [1.1 a>bc]\nd: flush\nb: flush\n"
+        + fence(1, 2, "abd")
+        + "controller 1 at epoch 2 decides: d leads [2.0 d>bc]\n"
+        + fence(2, 3, "ac")
+        + "controller 2 at epoch 3 decides: a leads [3.0 a>bc]\n",
     ),
     Mutation(
         "only members of the highest rule may lead",

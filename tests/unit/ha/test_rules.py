@@ -105,15 +105,23 @@ def test_combined_needs_somebody() -> None:
 
 
 @given(some_rules(), st.sampled_from(NODES))
-def test_who_fences_by_the_old_rule_meets_the_row_of_the_new_one(old: Rule, leader: str) -> None:
+def test_who_covers_the_old_rule_meets_the_row_of_the_new_one(old: Rule, leader: str) -> None:
     need = rules.handover_need(old, leader)
     for acked in subsets(old.followers):
         if need.met_by(acked - {leader}):
             holders = acked | {leader}
-            assert all(holders & fenced for fenced in subsets(old.followers, old.r))
+            assert all(holders & fenced for fenced in subsets(old.members) if rules.covered(old, fenced))
 
 
 @given(some_rules())
+def test_a_leader_from_outside_needs_both_followers() -> None:
+    """One would do against R of them, but the old leader with the other one would not see the row."""
+    two = rules.first_rule("pg1", ["pg2", "pg3"])
+    assert rules.handover_need(two, "pg4") == Need(2, two.followers)
+    assert rules.handover_need(two, "pg2") == Need(1, frozenset({"pg3"}))
+    assert rules.handover_need(two, "pg1") == Need(1, two.followers)
+
+
 def test_a_leaders_own_row_waits_for_the_old_quorum_too(rule: Rule) -> None:
     need = rules.handover_need(rule, rule.leader)
     assert need.among == rule.followers
@@ -216,4 +224,4 @@ def test_a_transition_commits_the_rule_on_both_sides(old: Rule, data: st.DataObj
     for acked in subsets(need.among):
         if need.met_by(acked):
             assert rules.final_need(new).met_by(acked)
-            assert all((acked | {leader}) & fenced for fenced in subsets(old.followers, old.r))
+            assert all((acked | {leader}) & fenced for fenced in subsets(old.members) if rules.covered(old, fenced))
