@@ -120,7 +120,7 @@ def _commit(wal: Wal, position: int, committed: tuple[Wal, ...], acked: tuple[in
     for other in committed:
         rule = entry_of(other[-1]).rule
         if (other[-1] not in wal) if rule.key < row.rule.key else (wal[position] not in other):
-            raise Violation(f"I2: {name} and rule {rule.name} of {rule.leader} are committed, neither on top of the other")
+            raise Violation(f"I2: {name} and rule {rule.name} of {rule.leader} are committed, neither with the other")
     return tuple(sorted([*committed, wal[: position + 1]]))
 
 

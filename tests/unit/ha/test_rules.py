@@ -113,7 +113,6 @@ def test_who_covers_the_old_rule_meets_the_row_of_the_new_one(old: Rule, leader:
             assert all(holders & fenced for fenced in subsets(old.members) if rules.covered(old, fenced))
 
 
-@given(some_rules())
 def test_a_leader_from_outside_needs_both_followers() -> None:
     """One would do against R of them, but the old leader with the other one would not see the row."""
     two = rules.first_rule("pg1", ["pg2", "pg3"])
@@ -122,6 +121,7 @@ def test_a_leader_from_outside_needs_both_followers() -> None:
     assert rules.handover_need(two, "pg1") == Need(1, two.followers)
 
 
+@given(some_rules())
 def test_a_leaders_own_row_waits_for_the_old_quorum_too(rule: Rule) -> None:
     need = rules.handover_need(rule, rule.leader)
     assert need.among == rule.followers
