@@ -21,7 +21,6 @@ SECRETS = {
     "pbml_database_password": "postgres_pbml_password",
     "cache_password": "qwen_cache_password",
     "qdrant_api_key": "qdrant_read_only_api_key",
-    "agent_token": "pgagent_token",
 }
 VARIABLES = (
     "devmentor_address",

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs molecule scenarios (all of them, or those named) on hosts that they share, and removes the hosts whatever happens.
-# One that fails does not keep the others from running; the exit status is 1 then.
+# One that fails does not keep the others from running, and leaves them nothing: molecule skips its cleanup, and what it
+# left running would hold their ports and data. The next one gets new hosts. The exit status is 1 then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scenarios=("$@")
@@ -29,6 +30,7 @@ for name in "${scenarios[@]}"; do
   else
     failed+=("$name")
     echo "molecule: $name FAILED after $((SECONDS - began)) s"
+    remove
   fi
 done
 echo "molecule: $passed passed, ${#failed[@]} failed${failed[*]:+: ${failed[*]}}"

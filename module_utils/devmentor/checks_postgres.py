@@ -13,7 +13,6 @@ from ..devmentor_ha.report import examine, summary
 from ..devmentor_ha.verdict import HEALTHY, UNKNOWN, Verdict
 from .checks_base import Failed, Plan, Recorder, Unanswered, poll
 from .checks_client import run_command
-from .checks_failover import agent_status, judge_node, judge_pooler
 
 MAX_LAG_BYTES = 16 * 1024 * 1024
 MAX_LAG_SECONDS = 10.0
@@ -194,11 +193,6 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
             raise Failed("the row of this run has not arrived")
         return f"written on {found}"
 
-    def failover() -> str:
-        status = agent_status(plan)
-        record.facts["failover_leader"] = bool(status["leading"])
-        return judge_node(status)
-
     def backup() -> str:
         backups = [b for stanza in stanzas for b in stanza.get("backup", []) if not b.get("error")]
         if not backups:
@@ -211,8 +205,6 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
     if not role_known and not state:
         return
     record.check("settings", settings)
-    if len(plan.peers["postgres"]) > 1:
-        record.check("failover", lambda: poll(failover, plan.patience))
     if state["in_recovery"]:
         record.check("object store", repository)
         if plan.replicated_row:
@@ -254,5 +246,3 @@ def check_pgbouncer(plan: Plan, record: Recorder) -> None:
     record.check("devmentor", lambda: entry("devmentor", True))
     record.check("devmentor_ro", lambda: entry("devmentor_ro", False if len(plan.peers["postgres"]) > 1 else None))
     record.check("devmentor_session", lambda: entry("devmentor_session", True))
-    if len(plan.peers["postgres"]) > 1:
-        record.check("failover", lambda: poll(lambda: judge_pooler(agent_status(plan)), plan.patience))

@@ -10,11 +10,10 @@ from .checks_base import FAIL, PASS, Row
 
 
 def across_hosts(facts: c.Mapping[str, c.Mapping[str, Any]], asked_all: bool) -> list[Row]:
-    """What no host can tell alone: exactly one primary and one leader, exactly one holder of the virtual address."""
+    """What no host can tell alone: exactly one primary, exactly one holder of the virtual address."""
     rows = []
     for fact, value, component, name in (
         ("postgres_role", "primary", "postgres", "one primary"),
-        ("failover_leader", True, "postgres", "one leader"),
         ("vip_holder", True, "gateway", "one holder of VIP"),
     ):
         told = {host: answer[fact] for host, answer in facts.items() if fact in answer}

@@ -2,7 +2,9 @@
 
 Facts about 1.16 that this rests on: `/readyz` latches, so the consensus thread's own status is read; `--bootstrap` is
 ignored by a peer that has a Raft state of term 1 or more; a peer without one that is started without `--bootstrap`
-founds a cluster of its own. Distribution settings of a collection (shards, vectors) cannot be changed later.
+founds a cluster of its own. Distribution settings of a collection (shards, vectors) cannot be changed later. A change
+that a follower forwards to the leader is sent once: one that is lost, as it can be after a peer's restart, is never
+committed, and the follower answers 500 when its `timeout` has passed. Asking again is the remedy, and harmless.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-REQUEST_TIMEOUT_S = 10
+# Longer than a peer waits for the consensus (10 s where a request cannot say), so that it says what it waits for.
+REQUEST_TIMEOUT_S = 15
+CONSENSUS_TIMEOUT_S = 5
 
 
 class QdrantError(Exception):
@@ -327,12 +331,12 @@ def apply_plan(peer: Peer, wanted: Collection, plan: Plan, peers: int) -> None:
                 "replication_factor."
             )
         try:
-            peer.call("PUT", f"{path}?timeout=60", wanted.body())
+            peer.call("PUT", f"{path}?timeout={CONSENSUS_TIMEOUT_S}", wanted.body())
         except QdrantError as error:
             if "already exists" not in str(error):  # made by way of another peer in the same moment
                 raise
     if plan.patch:
-        peer.call("PATCH", f"{path}?timeout=60", plan.patch)
+        peer.call("PATCH", f"{path}?timeout={CONSENSUS_TIMEOUT_S}", plan.patch)
     for field, schema in plan.indexes.items():
         peer.call("PUT", f"{path}/index?wait=true", {"field_name": field, "field_schema": schema})
 

@@ -14,7 +14,7 @@ from .recovery import recover
 
 @dataclass(frozen=True)
 class Part:
-    """One search of the protocol as it is. `share`: of the whole time; `random`: runs instead of breadth first."""
+    """One search of the protocol. `share`: of the whole time; `random`: runs, which found most, instead of breadth first."""
 
     what: str
     bounds: Bounds
@@ -31,7 +31,7 @@ PARTS = (
         Part(
             f"everything, {len(followers)} follower{'s' * (len(followers) > 1)}",
             Bounds(followers, commits=3, attempts=4, crashes=2, changes=2, demotes=1, epochs=5),
-            2,
+            4 if followers == "b" else 6,
             random=True,
         )
         for followers in ("b", "bc", "bcd")

@@ -127,12 +127,18 @@ def test_every_rule_that_is_not_covered_is_a_reason() -> None:
     assert [reason.split(" needs")[0] for reason in raised.value.reasons] == ["rule 1.0", "rule 2.0"]
 
 
-def test_force_data_loss_leaves_out_the_cover_and_nothing_else() -> None:
-    two = [answer("pg1", 1, mode=LEADER), answer("pg2", 2)]
-    choice = choose(two, 2, force_data_loss=True)
-    assert choice.rule == Rule(2, 0, "pg2", frozenset({"pg1"}), 1, (1, 0))
-    assert choice.need == Need(1, frozenset({"pg1"}))
-    for answers, epoch in (([], 2), (two, 1), ([answer("pg1", 1, mode=DEMOTED)], 2), ([answer("pg2", 1)], 2)):
+def test_force_data_loss_goes_on_with_those_who_answer() -> None:
+    present = [answer("pg1", 5, mode=LEADER), answer("pg2", 1)]
+    with pytest.raises(Abort, match="needs 2"):
+        choose(present, 2)
+    choice = choose(present, 2, force_data_loss=True)
+    assert (choice.candidate, choice.rule.followers, choice.need.setting) == ("pg1", {"pg2"}, 'ANY 1 ("pg2")')
+
+
+def test_force_data_loss_leaves_out_nothing_else() -> None:
+    alone = [answer("pg2", 1)]
+    both = [*alone, answer("pg3", 1)]
+    for answers, epoch in (([], 2), (both, 1), ([answer("pg1", 1, mode=DEMOTED)], 2), (alone, 2)):
         with pytest.raises(Abort):
             choose(answers, epoch, force_data_loss=True)
 

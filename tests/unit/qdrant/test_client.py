@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from module_utils.devmentor.qdrant import (
+    CONSENSUS_TIMEOUT_S,
     NoAnswer,
     NotFound,
     Peer,
@@ -23,6 +24,8 @@ from module_utils.devmentor.qdrant import (
     wait_for_cluster,
 )
 from tests.unit.conftest import load_module
+
+CREATE = f"/collections/pbml?timeout={CONSENSUS_TIMEOUT_S}"
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -135,14 +138,36 @@ def test_too_few_peers_create_nothing(served, wanted):
 
 def test_creating_asks_for_collection_and_indexes(served, wanted):
     peer, handler = served
-    for path in ("/collections/pbml?timeout=60", "/collections/pbml/index?wait=true"):
+    for path in (CREATE, "/collections/pbml/index?wait=true"):
         handler.answers[("PUT", path)] = (200, True)
     apply_plan(peer, wanted, plan_collection(wanted, None), peers=3)
     assert [(path, body) for _, path, _, body in handler.asked] == [
-        ("/collections/pbml?timeout=60", wanted.body()),
+        (CREATE, wanted.body()),
         (
             "/collections/pbml/index?wait=true",
             {"field_name": "tenant", "field_schema": {"type": "keyword", "is_tenant": True}},
         ),
         ("/collections/pbml/index?wait=true", {"field_name": "document_id", "field_schema": "keyword"}),
     ]
+
+
+def test_a_change_that_the_consensus_lost_is_asked_for_again(served, wanted):
+    """The follower waits for it in vain and says so before the client gives up on the follower."""
+    peer, handler, module = *served, load_module("qdrant_collection")
+    assert peer.timeout_s > CONSENSUS_TIMEOUT_S
+    peer = module.Peer(peer.url, peer.api_key, peer.ca)
+    lost = "Waiting for consensus operation commit failed. Timeout set at: 5 seconds"
+    handler.answers[("PUT", CREATE)] = (500, lost)
+    handler.answers[("PUT", "/collections/pbml/index?wait=true")] = (200, True)
+    local = [{"shard_id": shard, "state": "Active"} for shard in range(wanted.shard_number)]
+    remote = [{**shard, "peer_id": other} for shard in local for other in (2, 3)]
+    placement = {"peer_id": 1, "local_shards": local, "remote_shards": remote}
+    handler.answers[("GET", "/collections/pbml/cluster")] = (200, placement)
+    threading.Timer(0.5, handler.answers.__setitem__, (("PUT", CREATE), (200, True))).start()
+    result = {"peers": 3, "why": [], "replicas": {}}
+    module.apply_all(peer, [(wanted, plan_collection(wanted, None))], result, 20, module.NOBODY)
+    assert result["replicas"] == {"pbml": len(local) + len(remote)}
+    assert [path for _, path, _, _ in handler.asked].count(CREATE) >= 2
+    handler.answers[("PUT", CREATE)] = (500, lost)
+    with pytest.raises(module.NotYet, match="consensus operation commit failed"):
+        module.apply_all(peer, [(wanted, plan_collection(wanted, None))], result, 0, module.NOBODY)

@@ -166,7 +166,6 @@ def test_pgbouncer_is_asked_through_each_entry_and_the_password_is_no_argument(
         ("devmentor", "fail"),
         ("devmentor_ro", "pass"),
         ("devmentor_session", "fail"),
-        ("failover", "unknown"),  # its agent is not there to be asked
     ]
     assert recorder.rows[1].evidence == "select over TLS answered by replica h2"
     assert seen.read_text().splitlines()[0] == "devmentor pg-secret -XAtq"

@@ -12,8 +12,6 @@ def test_across_hosts() -> None:
     two = {**facts, "h2": {"postgres_role": "primary"}}
     assert checks_report.across_hosts(two, True)[0].result == "fail"
     assert checks_report.across_hosts({"h2": {"vip_holder": False}}, True)[0].evidence == "none"
-    leaders = {"h1": {"failover_leader": False}, "h2": {"failover_leader": True}}
-    assert checks_report.across_hosts(leaders, True) == [Row("postgres", "(all)", "one leader", "pass", "h2")]
     assert checks_report.across_hosts(two, False) == [], "a limited run cannot tell"
 
 

@@ -137,7 +137,7 @@ class Duties:
             for name, status in statuses.items()
             if name in rule.followers and (status.get("suspects") or {}).get("leader") == rule.leader
         ]
-        if len(suspecting) < rule.r:
+        if len(suspecting) < rule.r or agent.settings.node not in suspecting:  # it may have recovered while we asked
             self._quorum_since = 0.0
             return
         now = time.monotonic()
@@ -180,12 +180,17 @@ class Duties:
         agent = self._agent
         state, leading = agent.state, agent.leading
         rule = state.committed
-        if rule is not None and rule.leader != agent.settings.node:
+        if leading.busy:
+            if rule is None or leading.committing is None or rule.epoch <= leading.committing.epoch:
+                return
+            leading.stop()  # others committed a later rule without this node
+        # With a higher promise of its own this node may be a candidate, whose row is not written yet.
+        if rule is not None and rule.leader != agent.settings.node and state.promise.epoch <= rule.epoch:
             newest = state.newest
             if newest is None or newest.leader != agent.settings.node or newest.epoch < rule.epoch:
                 self._rejoin(rule, f"superseded by rule {rule.name}")
                 return
-        if not agent.rules or leading.busy:
+        if not agent.rules:
             return
         newest = agent.rules[-1]
         if newest.leader != agent.settings.node:
@@ -219,7 +224,10 @@ class Duties:
     async def _follow(self) -> None:
         agent = self._agent
         rule = agent.state.committed
-        agent.leading.stop()
+        if agent.leading.busy:
+            return  # a candidate, about to be promoted
+        if agent.leading.rule is not None:
+            agent.leading.stop()
         if rule is None or rule.leader == agent.settings.node or agent.state.promise.epoch > rule.epoch:
             return
         leader = agent.leader_view(rule)

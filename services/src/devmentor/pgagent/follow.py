@@ -104,7 +104,10 @@ class Follower:
             int(control.get("Min recovery ending loc's timeline", "0")),
             self.postgres.wal_timeline(),
         )
-        own = self.own_lineage(timeline)
+        try:
+            own = self.own_lineage(timeline)
+        except LocalError as error:  # as an interrupted pg_rewind leaves it
+            return "reclone", f"its history cannot be read: {error}"
         newest = self.state.newest
         if newest is not None and newest.leader == self.settings.node:
             known = {(rule.key, rule.leader) for rule in leader.rules}

@@ -23,6 +23,7 @@ def guard(env_file: Path) -> int:
     data = Path(settings["PG_DATA_DIR"])
     if not (data / "PG_VERSION").exists():
         return 0  # PostgreSQL says it better
+    _clear_stale_pid(data / "postmaster.pid")
     auto = data / "postgresql.auto.conf"
     conf = parse_auto_conf(auto.read_text()) if auto.exists() else {}
     local = _local(settings, data, conf)
@@ -53,6 +54,20 @@ def _local(settings: dict[str, str], data: Path, conf: dict[str, str]) -> Local:
         synchronous=conf.get("synchronous_standby_names", ""),
         rules=tuple(Rule.from_dict(entry) for entry in known if entry),
     )
+
+
+def _clear_stale_pid(path: Path) -> None:
+    """After a power cut another program may have the postmaster's number; pg_ctlcluster takes it for the server."""
+    try:
+        pid = int(path.read_text().splitlines()[0])
+    except (OSError, ValueError, IndexError):
+        return
+    try:
+        alive = Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+    except FileNotFoundError:
+        alive = False
+    if not alive:
+        path.unlink()
 
 
 def _read(path: Path) -> dict[str, Any]:
