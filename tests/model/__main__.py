@@ -14,7 +14,7 @@ from .recovery import recover
 
 @dataclass(frozen=True)
 class Part:
-    """One search of the protocol. `share`: of the whole time; `random`: runs, which found most, instead of breadth first."""
+    """One search of the protocol. `share`: of the whole time; `random`: runs (they found most), not breadth first."""
 
     what: str
     bounds: Bounds
