@@ -130,13 +130,17 @@ def final_need(rule: Rule) -> Need:
 
 
 def handover_need(old: Rule, new_leader: str) -> Need:
-    """What a row that supersedes `old` needs of the old followers, so that a controller which knows only `old` and
-    fences R of its followers meets the row: F - R + 1 of them, of which the new leader may be one."""
-    if new_leader in old.followers:
-        return Need(old.meet - 1, old.followers - {new_leader})
-    if new_leader == old.leader:  # a change by the leader itself: under the old quorum, which is at least as much
+    """What a row that supersedes `old` needs of the old followers, so that whoever knows only `old` and covers it meets
+    the row.
+
+    R of them, of which the new leader may be one: that meets R followers, and the old leader with F - R + 1. The old
+    leader itself has the row, so a cover with it meets the row anyway: F - R + 1, and no less than the old quorum.
+    """
+    if new_leader == old.leader:
         return Need(max(old.meet, old.w), old.followers)
-    return Need(old.meet, old.followers)
+    if new_leader in old.followers:
+        return Need(old.r - 1, old.followers - {new_leader})
+    return Need(old.r, old.followers)
 
 
 def combined(needs: Sequence[Need]) -> Need:

@@ -71,8 +71,8 @@ class Symmetry:
 def _look(state: State, n: int) -> tuple[Any, ...]:
     node = state.nodes[n]
     asked = tuple(len(c.answers[n]) for c in state.controllers)
-    row = 1 if node.row else 0
-    return (len(node.wal), node.up, node.leads, node.epoch, node.by, node.fencing, node.branch, row, node.follows == NONE, asked)
+    what = (len(node.wal), node.up, node.leads, node.epoch, node.by, node.fencing, node.branch)
+    return (*what, bool(node.row), node.follows == NONE, asked)
 
 
 def search(
@@ -80,7 +80,7 @@ def search(
 ) -> Result:
     """Breadth first, at most so long, from the initial state or from where a `script` leads.
 
-    Visited states are kept as 64-bit hashes with their parent's. `check` judges each state (each `every`-th), "" is well.
+    Visited states are kept as 64-bit hashes with their parent's. `check` judges each `every`-th state, "" is well.
     """
     began = time.monotonic()
     symmetry = Symmetry(model.bounds.followers)
@@ -108,9 +108,9 @@ def search(
             here = hash(state)
             if check and here % every == 0 and (wrong := check(state)):
                 return finish(wrong, _path(parents, here))
-            for label, after in model.steps(state):
+            for _, step in model.steps(state):
                 try:
-                    after = symmetry(settle(state, after))
+                    after = symmetry(settle(state, step))
                 except Violation as violation:
                     return finish(str(violation), _path(parents, here), breaking=True)
                 key = hash(after)
@@ -125,10 +125,12 @@ def search(
 def walk(
     model: Model, seconds: float, seed: int, check: Callable[[State], str] | None = None, steps: float = math.inf
 ) -> Result:
-    """Random runs to their end, one after the other, for so long or so many steps; `states` counts steps, `depth` is the
-    longest run. `check` judges the end of each."""
+    """Random runs to their end, one after the other, for so long or so many steps. `check` judges the end of each.
+
+    In the result `states` counts steps and `depth` is the longest run.
+    """
     began = time.monotonic()
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     result = Result()
     while time.monotonic() - began < seconds and result.states < steps:
         state, trace = model.bounds.initial(), []
@@ -178,8 +180,9 @@ def follow(model: Model, script: str) -> list[tuple[Label, State]]:
     for line in script.strip().splitlines():
         named = [(label, after) for label, after in model.steps(state) if _name(label) == line.strip()]
         if not named:
-            raise LookupError(f"no step {line.strip()!r} among {sorted({_name(label) for label, _ in model.steps(state)})}")
-        label, after = max(named, key=lambda step: step[1].left.attempts)  # goes on with an attempt rather than begin one
+            possible = sorted({_name(label) for label, _ in model.steps(state)})
+            raise LookupError(f"no step {line.strip()!r} among {possible}")
+        label, after = max(named, key=lambda step: step[1].left.attempts)  # rather goes on than begins a new attempt
         state = settle(state, after)
         trace.append((label, state))
     return trace

@@ -1,8 +1,9 @@
 """What must hold after each step (docs/postgres-ha-protocol.md, "Invariants").
 
-Acknowledging is eager: a commit counts as acknowledged as soon as the nodes that ever held it would satisfy the leader's
-setting, whenever their reports arrive. That is the worst case of every delivery: a report sent before a fence may arrive after
-it. A rule counts as committed as soon as its row is on as many nodes as the row waits for.
+Acknowledging is eager: a commit counts as acknowledged as soon as the nodes that ever reported it would satisfy the
+leader's setting. That is the worst case of every delivery: a report sent before a fence may arrive after it. A rule
+counts as committed as soon as its row is on as many nodes as it waits for, if its leader has not promised a higher
+epoch: it would write the final setting next.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ def reporters(state: State, leader: int, number: int, position: int) -> int:
         node = state.nodes[n]
         if node.follows == leader and len(node.wal) > position and node.wal[position] == number:
             mask |= 1 << n
-    for entry, node, told in state.told:
+    for entry, teller, told in state.told:
         if entry == number and told == leader:
-            mask |= 1 << node
+            mask |= 1 << teller
     return mask
 
 
@@ -48,7 +49,7 @@ def settle(before: State, state: State) -> State:
             if number in known:
                 break
             row = entry_of(number)
-            if type(row) is not Row or row.rule.leader != NAMES[leader]:
+            if type(row) is not Row or row.rule.leader != NAMES[leader] or nodes[leader].epoch > row.rule.epoch:
                 continue
             if met(setting_of(row.need), reporters(state, leader, number, position)):
                 known.add(number)
@@ -60,7 +61,7 @@ def settle(before: State, state: State) -> State:
 
 
 def _droppable(before: State, old: Node, new: Node) -> None:
-    """Whether a rewind may drop what the node had and has no more: nothing acknowledged, if the last rule counts on it."""
+    """A rewind must not drop what was acknowledged from a node that the last committed rule counts on."""
     known = {wal[-1] for wal in before.committed}
     dropped = [number for number in old.wal if number not in new.wal and (number in before.acked or number in known)]
     who = NAMES[before.nodes.index(old)]
@@ -79,7 +80,7 @@ def _acknowledge(state: State, leader: int, acked: tuple[int, ...]) -> tuple[int
         if met(node.setting, told):
             if not told:
                 raise Violation(f"I1: {NAMES[leader]} acknowledges {describe(number)} with one copy")
-            new = [number for number in node.wal[: position + 1] if type(entry_of(number)) is Commit and number not in acked]
+            new = [n for n in node.wal[: position + 1] if type(entry_of(n)) is Commit and n not in acked]
             for number in new:
                 _allowed(state, leader, number)
             return tuple(sorted([*acked, *new])) if new else acked
@@ -98,7 +99,8 @@ def _allowed(state: State, leader: int, number: int) -> None:
             entry = entry_of(row)
             before = other.wal[: other.wal.index(row)] if row in other.wal else other.wal
             if rule in entry.replaced and entry.rule.epoch > rule.epoch and number not in before:
-                raise Violation(f"I3: {what}, which rule {entry.rule.name} of {entry.rule.leader} has covered without it")
+                by = f"rule {entry.rule.name} of {entry.rule.leader}"
+                raise Violation(f"I3: {what}, which {by} has covered without it")
     latest = max(state.committed, key=lambda wal: entry_of(wal[-1]).rule.key, default=None)
     if latest is not None and latest[-1] not in wal and number not in latest:
         raise Violation(f"I6: {what} after rule {entry_of(latest[-1]).rule.name} was committed without it")
@@ -110,11 +112,15 @@ def _commit(wal: Wal, position: int, committed: tuple[Wal, ...], acked: tuple[in
         rule = entry_of(other[-1]).rule
         if rule.key == row.rule.key:
             raise Violation(f"I2: rule {rule.name} is committed by {rule.leader} and by {row.rule.leader}")
+    name = f"rule {row.rule.name} of {row.rule.leader}"
     latest = max((entry_of(other[-1]).rule.key for other in committed), default=(0, 0))
     lost = [number for number in acked if number not in wal]
     if lost and row.rule.key > latest:
-        names = ", ".join(describe(number) for number in lost)
-        raise Violation(f"I1: rule {row.rule.name} of {row.rule.leader} is committed without the acknowledged {names}")
+        raise Violation(f"I1: {name} is committed without the acknowledged {', '.join(map(describe, lost))}")
+    for other in committed:
+        rule = entry_of(other[-1]).rule
+        if (other[-1] not in wal) if rule.key < row.rule.key else (wal[position] not in other):
+            raise Violation(f"I2: {name} and rule {rule.name} of {rule.leader} are committed, neither with the other")
     return tuple(sorted([*committed, wal[: position + 1]]))
 
 

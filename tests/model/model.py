@@ -1,10 +1,10 @@
 """What may happen next in a state. Each step names itself, so that a trace reads like the protocol's document.
 
-Left out because they change nothing that can be seen: messages (a step happens when its message arrives; one that is lost does
-not happen), the controller's death (a controller that does nothing any more is dead; its place may be taken by the next
-attempt at any time), the disk's crash of what is not flushed (receiving is one step with flushing: what was received and not
-flushed is lost with the receiver), and reading the highest epoch (any epoch up to one above the highest may be tried, as an
-attempt that read long ago would).
+Left out because they change nothing that can be seen:
+- messages: a step happens when its message arrives; one that is lost does not happen;
+- a controller's death: one that does nothing any more is dead, and its place may be taken by a new attempt at any time;
+- receiving apart from flushing: what was received and not flushed is lost with the receiver;
+- reading the highest epoch: any epoch up to one above the highest may be tried, as by an attempt that read long ago.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Variant:
     lone_leader: bool = False
     repoint_from_lower_epoch: bool = False
     lead_ignores_fence: bool = False
+    committed_by_its_setting: bool = False
+    acknowledges_with_row: bool = False
     promise_lost_on_crash: bool = False
     demoted_not_weighed: bool = False
     no_start_guard: bool = False
@@ -149,8 +151,7 @@ class Model:
         answers = controller.answers
         if self.variant.leader_answers_early if node.leads else self.variant.lsn_read_early:
             answers = _put(answers, n, (MODES[FENCING][node.leads], node.wal))
-        job = {} if self.variant.lead_ignores_fence else {"row": 0}
-        after = _with(state, n, epoch=controller.epoch, by=c + 1, fencing=FENCING, **job)
+        after = _with(state, n, epoch=controller.epoch, by=c + 1, fencing=FENCING)
         controllers = _put(state.controllers, c, Controller(controller.epoch, answers))
         yield ("promise", c + 1, controller.epoch, n), after._replace(controllers=controllers)
         if state.left.demotes and node.leads:
@@ -158,7 +159,7 @@ class Model:
             yield ("promise to stop", c + 1, controller.epoch, n), _spend(demoting, demotes=1)
 
     def _fenced(self, state: State, n: int) -> State:
-        """A follower's receiver is gone; a leader waits for nobody and its senders are ended, or it has stopped. The answer."""
+        """The receiver is gone; or a leader waits for NOBODY and has no senders; or it has stopped. The answer."""
         node = state.nodes[n]
         after = _with(_leaves(state, n), n, fencing=0, follows=NONE, setting=0)
         if node.fencing == DEMOTING:
@@ -175,7 +176,7 @@ class Model:
     def _decide(self, state: State, c: int) -> Iterator[tuple[Label, State]]:
         """The controller chooses, and the candidate takes the job and promotes itself."""
         controller = state.controllers[c]
-        for candidate, row in self.choices(controller):
+        for candidate, row in sorted({pair for word in self._words(state) for pair in self.choices(controller, word)}):
             node = state.nodes[candidate]
             if not node.up or node.fencing or (node.epoch, node.by) != (controller.epoch, c + 1):
                 continue
@@ -189,14 +190,27 @@ class Model:
                 setting = setting_of(Need(0, frozenset()))
             branch = node.branch if node.leads else controller.epoch
             after = _with(state, candidate, leads=1, follows=NONE, setting=setting, branch=branch, row=row)
-            yield ("decide", c + 1, controller.epoch, candidate, row), after._replace(controllers=_put(after.controllers, c, IDLE))
+            after = after._replace(controllers=_put(after.controllers, c, IDLE))
+            yield ("decide", c + 1, controller.epoch, candidate, row), after
 
-    def choices(self, controller: Controller) -> list[tuple[int, int]]:
+    def _words(self, state: State) -> list[int]:
+        """The rows that who answers may know to be committed, 0 for none: nodes remember what a leader told."""
+        words = {0, *(wal[-1] for wal in state.committed)}
+        if self.variant.committed_by_its_setting:
+            for n in NODES:
+                node = state.nodes[n]
+                row = rows_of(node.wal)[-1]
+                if node.leads and node.setting == setting_of(final_need(entry_of(row).rule)):
+                    words.add(row)
+        return sorted(words)
+
+    def choices(self, controller: Controller, word: int) -> list[tuple[int, int]]:
         """(candidate, row) of every decision that the priorities of the nodes allow."""
-        found = self._choices.get(controller)
+        found = self._choices.get((controller, word))
         if found is None:
+            committed = entry_of(word).rule if word else None
             answers = [
-                election.Answer(NAMES[n], answer[0], reported(answer[1]), len(answer[1]), 1)
+                election.Answer(NAMES[n], answer[0], reported(answer[1]), len(answer[1]), 1, committed)
                 for n, answer in enumerate(controller.answers)
                 if answer
             ]
@@ -210,7 +224,7 @@ class Model:
                     break
                 need = self._need(choice.need, choice.rule)
                 chosen.add((NAMES.index(choice.candidate), number_of(Row(choice.rule, need, choice.replaced))))
-            found = self._choices[controller] = sorted(chosen)
+            found = self._choices[controller, word] = sorted(chosen)
         return found
 
     def _need(self, need: Need, rule: Rule) -> Need:
@@ -221,14 +235,19 @@ class Model:
     def _lead(self, state: State, n: int) -> Iterator[tuple[Label, State]]:
         node = state.nodes[n]
         if node.row:
-            if node.row not in node.wal:
-                yield ("row", n, node.row), _with(state, n, wal=(*node.wal, node.row))
-            for f in NODES:
-                if f != n:
-                    yield from self._repoint(state, n, f)
+            entry: Row = entry_of(node.row)
+            if node.row not in node.wal:  # also after a fence: the statement may be under way
+                settings = {"setting": setting_of(entry.need)} if self.variant.acknowledges_with_row else {}
+                yield ("row", n, node.row), _with(state, n, wal=(*node.wal, node.row), **settings)
+            elif self.variant.lead_ignores_fence and not node.setting:
+                yield ("final", n, node.row), _with(state, n, setting=setting_of(entry.need))
+            if entry.rule.epoch == node.epoch:
+                for f in NODES:
+                    if f != n:
+                        yield from self._repoint(state, n, f)
         row = rows_of(node.wal)[-1]
         rule = entry_of(row).rule
-        if rule.leader != NAMES[n] or (node.epoch > rule.epoch and not self.variant.lead_ignores_fence):
+        if rule.leader != NAMES[n] or node.epoch > rule.epoch:
             return
         if not any(wal[-1] == row for wal in state.committed):
             return
@@ -277,8 +296,10 @@ class Model:
     def _restart(self, state: State, n: int) -> Iterator[tuple[Label, State]]:
         """The start guard."""
         node = state.nodes[n]
-        if not node.leads:
-            yield ("start", n), _with(_leaves(state, n), n, up=1, fencing=0, follows=NONE) if node.fencing else _with(state, n, up=1)
+        if not node.leads and node.fencing:
+            yield ("start", n), _with(_leaves(state, n), n, up=1, fencing=0, follows=NONE)
+        elif not node.leads:
+            yield ("start", n), _with(state, n, up=1)
         elif self.variant.no_start_guard or self._may_lead(state, n):
             yield ("start", n), _with(state, n, up=1, fencing=0)
         elif not self.variant.guard_keeps_stopped:
@@ -338,7 +359,7 @@ def follows(nodes: tuple[Node, ...], n: int) -> bool:
 
 
 def _leaves(state: State, n: int) -> State:
-    """n follows its leader no longer. What it has reported of entries that wait is remembered: it may still be under way."""
+    """n follows its leader no longer. Its reports of entries that wait are remembered: they may still be under way."""
     node = state.nodes[n]
     if node.leads or node.follows == NONE:
         return state

@@ -1,11 +1,13 @@
-"""Mistakes, each of which the search must find. A script leads to where the mistake matters, so that this takes seconds; what
-happens then is searched for, not written down."""
+"""Mistakes, each of which the search must find.
+
+A script leads to where the mistake matters, so that this takes seconds; what happens then is searched for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -26,6 +28,12 @@ def _of_highest(answers: list[election.Answer], known: list[rules.Rule]) -> list
     return [a for a in answers if a.mode != election.DEMOTED and a.node in known[-1].members]
 
 
+def _meets_fences_only(old: rules.Rule, leader: str) -> rules.Need:
+    if leader == old.leader:
+        return rules.Need(max(old.meet, old.w), old.followers)
+    return rules.Need(old.meet - (leader in old.followers), old.followers - {leader})
+
+
 @dataclass(frozen=True)
 class Mutation:
     """`breaks`: the invariants of which one must be found broken."""
@@ -33,7 +41,7 @@ class Mutation:
     what: str
     breaks: str
     bounds: Bounds
-    variant: Variant = Variant()
+    variant: Variant = field(default_factory=Variant)
     patches: tuple[Patch, ...] = ()
     script: str = ""
     recovery: bool = False
@@ -57,12 +65,12 @@ def quick(followers: str, **more: Any) -> Bounds:
     return Bounds(followers, **{"attempts": 1, "epochs": 2, "rewinds": False, **more})
 
 
-TWO = {"attempts": 2, "epochs": 3}
+TWO: dict[str, Any] = {"attempts": 2, "epochs": 3}
 
 MUTATIONS = (
     Mutation("the LSN is read before the receiver is gone", "I1 I3", quick("bcd"), Variant(lsn_read_early=True)),
-    Mutation("a leader counts as fenced while its senders run", "I1 I3", quick("bc"), Variant(leader_answers_early=True)),
-    Mutation("one fenced follower is enough (R = 1)", "I1 I3", quick("bcd"), patches=((rules, "fence_quorum", lambda _: 1),)),
+    Mutation("a leader is fenced, but its senders run", "I1 I3", quick("bc"), Variant(leader_answers_early=True)),
+    Mutation("R is 1", "I1 I3", quick("bcd"), patches=((rules, "fence_quorum", lambda _: 1),)),
     Mutation(
         "the candidate is chosen by LSN alone",
         "I1",
@@ -111,6 +119,13 @@ MUTATIONS = (
         Variant(row_needs_itself_only=True),
         script="a: change [1.1 a>bc]\n" + fence(1, 2, "cd"),
     ),
+    Mutation(
+        "a rule counts as committed because its leader's setting looks final",
+        "I1",
+        quick("bc", changes=1),
+        Variant(committed_by_its_setting=True),
+        script="a: commit\nc: flush\na: change [1.1 a>b]\n" + fence(1, 2, "b"),
+    ),
     Mutation("without a follower left the leader waits for nobody", "I1 I3", quick("b"), Variant(lone_leader=True)),
     Mutation(
         "a follower is repointed by a lower epoch than it promised",
@@ -133,7 +148,7 @@ MUTATIONS = (
         + "controller 2 at epoch 3 decides: d leads [3.0 d>bc]\n",
     ),
     Mutation("the start guard is off", "I1 I3", quick("bc", demotes=1), Variant(no_start_guard=True)),
-    Mutation("what a demoted leader wrote is not weighed", "I1 I3", quick("bc", demotes=1), Variant(demoted_not_weighed=True)),
+    Mutation("a demoted leader's WAL counts not", "I1 I3", quick("bc", demotes=1), Variant(demoted_not_weighed=True)),
     Mutation(
         "a node rejoins without promising the leader's epoch",
         "I1",
@@ -161,6 +176,17 @@ MUTATIONS = (
         repoint: c follows b
         c: flush
         """,
+    ),
+    Mutation(
+        "the row meets R followers, but not the old leader with F - R + 1",
+        "I2",
+        quick("bcd", commits=0, changes=1, **TWO),
+        patches=((rules, "handover_need", _meets_fences_only),),
+        script="a: change [1.1 a>bc]\nd: flush\nb: flush\n"
+        + fence(1, 2, "abd")
+        + "controller 1 at epoch 2 decides: d leads [2.0 d>bc]\n"
+        + fence(2, 3, "ac")
+        + "controller 2 at epoch 3 decides: a leads [3.0 a>bc]\n",
     ),
     Mutation(
         "only members of the highest rule may lead",

@@ -1,4 +1,4 @@
-"""I7: from every state, once all nodes are up and connected, the protocol by itself gets to a leader that acknowledges."""
+"""I7: once all nodes are up and connected, the protocol by itself gets to a leader that acknowledges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRIES = 3
 
 
 def recover(model: Model, state: State) -> str:
-    """What goes wrong on the way back, "" if nothing does. No new faults and no new commits; rival attempts are over."""
+    """What goes wrong on the way back, "" if nothing does. No new faults, no new commits, no rivals."""
     state = state._replace(controllers=(IDLE, IDLE), left=Budget(0, 0, 0, 0, 0))
     try:
         for _ in range(TRIES):

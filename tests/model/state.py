@@ -1,7 +1,7 @@
 """The state of the model: tuples of small integers, so that it hashes and compares fast.
 
-A node is its index into NAMES. A WAL is a tuple of entry numbers, an entry being a Commit or a Row; its length is the LSN. The
-same number stands for the same entry after the same prefix. A setting is the number of a Need; 0 is NOBODY.
+A node is its index into NAMES. A WAL is a tuple of entry numbers, an entry being a Commit or a Row; its length is the
+LSN. The same number stands for the same entry after the same prefix. A setting is the number of a Need; 0 is NOBODY.
 """
 
 from __future__ import annotations
@@ -202,11 +202,12 @@ class Renaming:
 
     def state(self, state: State) -> State:
         nodes = state.nodes
+        told = [(self.number(number), self.to[node], self.to[leader]) for number, node, leader in state.told]
         return State(
             tuple([self.node(nodes[i]) for i in self.at]),
             tuple([c if c is IDLE else self.controller(c) for c in state.controllers]),
             tuple(sorted([self.number(number) for number in state.acked])),
             tuple(sorted([self.wal(wal) for wal in state.committed])),
-            tuple(sorted([(self.number(number), self.to[node], self.to[leader]) for number, node, leader in state.told])),
+            tuple(sorted(told)),
             state.left,
         )

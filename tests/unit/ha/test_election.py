@@ -95,6 +95,14 @@ def test_a_node_of_no_superseded_rule_does_not_lead() -> None:
     assert choice.candidate == "pg2"
 
 
+def test_what_a_node_knows_to_be_committed_need_not_be_covered_further_back() -> None:
+    known = Answer("pg3", FOLLOWER, (FIRST, SECOND), 10, 1, committed=SECOND)
+    choice = choose([known, answer("pg4", 20)], 3)
+    assert choice.candidate == "pg3"
+    assert choice.replaced == (SECOND,)
+    assert choice.rule.prior == (2, 0)
+
+
 @pytest.mark.parametrize(
     ("answers", "epoch", "why"),
     [
@@ -103,7 +111,7 @@ def test_a_node_of_no_superseded_rule_does_not_lead() -> None:
         ([answer("pg2", 1, SECOND)], 3, "names 1.0 as its prior, which nobody has"),
         ([answer("pg2", 1)], 2, "rule 1.0 needs 2 of .*'pg2'. answered"),
         ([answer("pg1", 1, mode=LEADER), answer("pg2", 1)], 2, "rule 1.0 needs 2 of"),
-        ([answer("pg3", 1, FIRST, SECOND), answer("pg2", 1)], 2, "rule 2.0 was written already: epoch 2 is not above it"),
+        ([answer("pg3", 1, FIRST, SECOND), answer("pg2", 1)], 2, "2.0 was written already: epoch 2 is not above it"),
         ([answer("pg1", 1, TWO, mode=DEMOTED), answer("pg4", 1, TWO)], 2, "rule 1.0 needs 2 of"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The short form of `make model`: small bounds explored to their end, random runs of a fixed length, and every mistake found."""
+"""The short form of `make model`: small bounds explored to their end, random runs, and every mistake found."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ def test_combined_satisfies_every_need_and_waits_for_the_fewest(some: list[Need]
         return all(all(n.met_by(acked) for n in some) for acked in subsets(names) if need.met_by(acked))
 
     assert enough(one)
-    assert not any(enough(Need(count, among)) for among in subsets(names) for count in range(1, min(one.count, len(among) + 1)))
+    fewer = [Need(n, among) for among in subsets(names) for n in range(1, min(one.count, len(among) + 1))]
+    assert not any(enough(need) for need in fewer)
 
 
 def test_combined_needs_somebody() -> None:
@@ -104,12 +105,20 @@ def test_combined_needs_somebody() -> None:
 
 
 @given(some_rules(), st.sampled_from(NODES))
-def test_who_fences_by_the_old_rule_meets_the_row_of_the_new_one(old: Rule, leader: str) -> None:
+def test_who_covers_the_old_rule_meets_the_row_of_the_new_one(old: Rule, leader: str) -> None:
     need = rules.handover_need(old, leader)
     for acked in subsets(old.followers):
         if need.met_by(acked - {leader}):
             holders = acked | {leader}
-            assert all(holders & fenced for fenced in subsets(old.followers, old.r))
+            assert all(holders & fenced for fenced in subsets(old.members) if rules.covered(old, fenced))
+
+
+def test_a_leader_from_outside_needs_both_followers() -> None:
+    """One would do against R of them, but the old leader with the other one would not see the row."""
+    two = rules.first_rule("pg1", ["pg2", "pg3"])
+    assert rules.handover_need(two, "pg4") == Need(2, two.followers)
+    assert rules.handover_need(two, "pg2") == Need(1, frozenset({"pg3"}))
+    assert rules.handover_need(two, "pg1") == Need(1, two.followers)
 
 
 @given(some_rules())
@@ -163,6 +172,15 @@ def test_superseded_goes_back_to_the_last_committed_rule() -> None:
     assert rules.superseded([grown, second, first, tried, first]) == [second, grown]
 
 
+def test_superseded_takes_the_word_of_a_leader() -> None:
+    first = rules.first_rule("pg1", ["pg2", "pg3"])
+    second = Rule(2, 0, "pg2", frozenset({"pg3"}), 1, (1, 0))
+    third = Rule(3, 0, "pg3", frozenset({"pg2"}), 1, (1, 0))
+    assert rules.superseded([first, second, third], second) == [second, third]
+    assert rules.superseded([first], second) == [second]
+    assert rules.superseded([first, second, third], first) == [first, second, third]
+
+
 def test_superseded_counts_both_rows_of_one_epoch() -> None:
     """They come from attempts with force_data_loss; the earlier of their priors counts."""
     first = rules.first_rule("pg1", ["pg2", "pg3"])
@@ -206,4 +224,4 @@ def test_a_transition_commits_the_rule_on_both_sides(old: Rule, data: st.DataObj
     for acked in subsets(need.among):
         if need.met_by(acked):
             assert rules.final_need(new).met_by(acked)
-            assert all((acked | {leader}) & fenced for fenced in subsets(old.followers, old.r))
+            assert all((acked | {leader}) & fenced for fenced in subsets(old.members) if rules.covered(old, fenced))
