@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from devmentor.pgagent.guard import _clear_stale_pid
 
@@ -30,6 +32,8 @@ def test_a_postmaster_is_left_alone(tmp_path):
     path = tmp_path / "postmaster.pid"
     path.write_text(f"{running.pid}\n")
     try:
+        while Path(f"/proc/{running.pid}/comm").read_text().strip() != "postgres":
+            time.sleep(0.01)  # not executed yet
         _clear_stale_pid(path)
         assert path.exists()
     finally:
