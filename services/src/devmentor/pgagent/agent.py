@@ -228,12 +228,17 @@ class Agent:
             self._exactly(epoch, controller)
             view = LeaderView.from_status(leader, self.settings.nodes[leader["node"]].address)
             try:
-                if self.postgres.process() is None or self.in_recovery is False:
-                    self.busy = "rejoin"
-                    await self.postgres.stop(limit_s=5, immediate_after_s=5)
-                    await self.follower.rejoin(view)
-                else:
-                    await self.follower.repoint(view)
+                if self.postgres.process() is not None and self.in_recovery is not False:
+                    try:
+                        await self.follower.repoint(view)
+                        return
+                    except LocalError as error:
+                        log.warning("cannot follow as it is", extra={"leader": view.name, "reason": str(error)})
+                        if view.checkpoint_timeline != view.lineage.timeline:
+                            raise  # asked again after the leader's checkpoint; it runs on until then
+                self.busy = "rejoin"
+                await self.postgres.stop(limit_s=5, immediate_after_s=5)
+                await self.follower.rejoin(view)
             except (LocalError, Silent) as error:
                 raise refused(str(error)) from error
             finally:

@@ -211,7 +211,8 @@ class Duties:
         if leading.rule is None:
             assert agent.observed is not None
             names = str(agent.observed["synchronous_standby_names"])
-            if names == final_need(newest).setting:
+            # The setting alone proves nothing: a rule's need may be the same before and after its commit.
+            if names == final_need(newest).setting and state.committed == newest:
                 leading.rule = newest
                 state.know_committed(newest)
                 state.hold_archive(False)
@@ -316,6 +317,10 @@ class Duties:
         log.info("rejoins", extra={"leader": leader.name, "epoch": leader.epoch, "reason": why})
         agent.leading.stop()
         async with agent.lock:
+            if agent.state.promise.epoch > leader.epoch:
+                return None
+            if agent.state.promise.epoch < leader.epoch:  # or a candidate of a lower epoch could take it out again
+                agent.state.set_promise(leader.epoch, f"follows {leader.name}")
             agent.busy = "rejoin"
         try:
             await agent.postgres.stop(limit_s=5, immediate_after_s=5)

@@ -13,15 +13,14 @@ from devmentor.pgagent.fence import WHILE_FENCED
 from devmentor.pgagent.peers import CallFailed
 from devmentor.pgagent.postgres import SCHEMA
 from devmentor.pgagent.sql import Silent, bounded, connect, sever
-from devmentor_ha.rules import Need, Rule, changed_followers, final_need, first_rule, transition
+from devmentor_ha.rules import NOBODY, Need, Rule, changed_followers, final_need, first_rule, transition
 
 if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
 
 log = logging.getLogger(__name__)
 
-COMMIT_LIMIT_S = 60.0
-APPLICATION_RULE = "devmentor pgagent rule"
+NOBODY_NEED = Need(1, frozenset({NOBODY}))
 LAG_LIMIT_BYTES = 16 * 1024 * 1024
 
 WRITE_RULE = """
@@ -71,7 +70,7 @@ class Leading:
         """Commit the newest row of this node's WAL, of which it is not known whether it was committed."""
         new = rules[-1]
         old = [rule for rule in rules if (rule.key, rule.leader) != (new.key, new.leader)] or [new]
-        self._task = asyncio.create_task(self._guarded(self._commit(new, transition(old, new))))
+        self._task = asyncio.create_task(self._guarded(self._commit(new, transition(old, new), NOBODY_NEED)))
 
     async def _guarded(self, work: Any) -> None:
         try:
@@ -90,7 +89,7 @@ class Leading:
         step = {"epoch": epoch, "rule": rule.name}
         async with agent.lock:
             self._check(epoch, controller)
-            await postgres.set({"synchronous_standby_names": need.setting})
+            await postgres.set({"synchronous_standby_names": NOBODY_NEED.setting})
             await postgres.have_slots(agent.follower.slots())
             if await postgres.value("SELECT pg_is_in_recovery()"):
                 state.hold_archive(True)
@@ -103,10 +102,10 @@ class Leading:
         await agent.observe()
         followers = [node for node in fenced if node != agent.settings.node]
         repoints = [asyncio.create_task(self._repoint(node, epoch, controller, rule)) for node in followers]
-        if len(rule.followers) == 1:  # perhaps the former leader, which rewinds, and not before this checkpoint
-            repoints.append(asyncio.create_task(self._checkpoint()))
+        # A follower that has to rewind can do so after this checkpoint only, and may be needed for the quorum.
+        repoints.append(asyncio.create_task(self._checkpoint(after_s=0.0 if len(rule.followers) == 1 else 2.0)))
         try:
-            await self._commit(rule, need)
+            await self._commit(rule, need, NOBODY_NEED)
         finally:
             for task in repoints:
                 task.cancel()
@@ -125,19 +124,22 @@ class Leading:
                     return
             await asyncio.sleep(0.3)
 
-    async def _commit(self, rule: Rule, need: Need) -> None:
-        """The commit point. Afterwards the final setting, and the poolers."""
+    async def _commit(self, rule: Rule, need: Need, meanwhile: Need) -> None:
+        """The commit point: the row is flushed by `need`. Afterwards the final setting, and the poolers.
+
+        `meanwhile`: what clients' commits wait for until then. A new leader has them wait for a node that is none: one
+        that was acknowledged before the row would be ranked by its LSN alone in the next election.
+        """
         agent = self._agent
         # Settings of a leader change under the lock alone: a fence, which holds it, is never overwritten.
         async with agent.lock:
             self._check(rule.epoch)
             self.committing, self._waits_since = rule, time.time()
-            await agent.postgres.set({"synchronous_standby_names": need.setting})
-        while True:
+            await agent.postgres.set({"synchronous_standby_names": meanwhile.setting})
+        lsn = await self._write(rule)
+        while not need.met_by(await self._flushed(lsn)):
             self._check(rule.epoch)
-            if await self._acknowledged(rule):
-                break
-            log.warning("the rule row is not acknowledged yet", extra={"rule": rule.name, "waits_for": need.setting})
+            await asyncio.sleep(0.02)
         async with agent.lock:
             self._check(rule.epoch)
             await agent.postgres.set({"synchronous_standby_names": final_need(rule).setting})
@@ -150,42 +152,38 @@ class Leading:
         await agent.observe()
         await agent.lead_poolers(rule)
 
-    async def _acknowledged(self, rule: Rule) -> bool:
-        """Write (or touch) the row and wait for its quorum. False where the wait ended without an acknowledgement."""
-        warned = False
+    async def _write(self, rule: Rule) -> int:
+        """Write (or touch) the row, flushed here alone. Answers the end of this node's WAL in bytes.
 
-        def notice(_diagnostic: Any) -> None:
-            nonlocal warned
-            warned = True
-
-        # One that still waits from before (this agent was restarted, the wait given up) holds the row's lock.
-        await self._agent.postgres.rows(
-            "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE application_name = %s",
-            (APPLICATION_RULE,),
-            limit_s=5,
-        )
-        connection = await connect(f"{self._agent.postgres.conninfo} application_name='{APPLICATION_RULE}'", 3.0)
+        It does not wait for replicas itself: a statement that waits keeps its row's lock when it is given up, and a
+        setting that acknowledges the row would acknowledge clients before it.
+        """
+        connection = await connect(self._agent.postgres.conninfo, 3.0)
         try:
-            connection.add_notice_handler(notice)
 
-            async def write() -> None:
-                await connection.execute("SET statement_timeout = 0")
-                await connection.execute("SET synchronous_commit = on")
-                await connection.execute("SET client_min_messages = warning")  # no notice that something exists
+            async def write() -> int:
+                await connection.execute("SET synchronous_commit = local")
                 for statement in SCHEMA if rule.key == (1, 0) else ():
                     await connection.execute(statement)
                 await connection.execute(WRITE_RULE, {**rule.as_dict(), "followers": sorted(rule.followers)})
+                cursor = await connection.execute("SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint")
+                row = await cursor.fetchone()
+                assert row is not None
+                return int(row[0])
 
-            await bounded(connection, write(), COMMIT_LIMIT_S)
-            return not warned
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            log.warning("the rule row's acknowledgement is unknown", extra={"rule": rule.name, "reason": str(error)})
-            await asyncio.sleep(0.2)
-            return False
+            return await bounded(connection, write(), 10.0)
         finally:
             sever(connection)
 
-    async def _checkpoint(self) -> None:
+    async def _flushed(self, lsn: int) -> set[str]:
+        """The followers that have flushed this node's WAL up to there."""
+        rows = await self._agent.postgres.rows(
+            "SELECT application_name FROM pg_stat_replication WHERE flush_lsn - '0/0'::pg_lsn >= %s", (lsn,)
+        )
+        return {str(name) for (name,) in rows}
+
+    async def _checkpoint(self, after_s: float = 0.0) -> None:
+        await asyncio.sleep(after_s)
         with contextlib.suppress(Silent):
             await self._agent.postgres.rows("CHECKPOINT", limit_s=300)
 
@@ -204,7 +202,7 @@ class Leading:
     async def bootstrap(self, followers: list[str]) -> Rule:
         """Rule 1.0, for a cluster that has none. Raises TimeoutError where it is not acknowledged."""
         rule = first_rule(self._agent.settings.node, followers)
-        await self._commit(rule, final_need(rule))
+        await self._commit(rule, final_need(rule), final_need(rule))
         return rule
 
     async def change(self, followers: Iterable[str]) -> Rule:
@@ -213,7 +211,8 @@ class Leading:
         old = self.rule
         new = changed_followers(old, followers)
         log.info("change of followers", extra={"rule": new.name, "followers": sorted(new.followers)})
-        await self._commit(new, transition([old], new))
+        need = transition([old], new)
+        await self._commit(new, need, need)
         return new
 
     async def tend(self, replication: list[dict[str, Any]]) -> None:
