@@ -86,6 +86,10 @@ class NodeView:
         """Whether its agent has just seen its server run."""
         return self.state == "running" and bool(self.server["age_s"] < STALE_S)
 
+    def hears(self, leader: str) -> bool:
+        """Whether it streams from this leader, and does not suspect it."""
+        return self.runs and self.server["streaming"] and self.following == leader and not self.suspects
+
     @property
     def decides(self) -> bool:
         """Whether its agent is choosing a leader."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from module_utils.devmentor_ha.rules import Rule, first_rule
+from module_utils.devmentor_ha.rules import Rule, final_need, first_rule
 
 NODES = ["pg1", "pg2", "pg3", "pg4"]
 POOLERS = ["pool1", "pool2"]
@@ -30,7 +30,7 @@ def server(name: str, rule: Rule = RULE) -> dict[str, Any]:
         "streaming": not leads,
         "streams_from": None if leads else ADDRESSES[rule.leader],
         "system_identifier": "7712142784358600957",
-        "synchronous_standby_names": 'ANY 2 ("pg2", "pg3", "pg4")' if leads else 'ANY 1 ("devmentor-fenced")',
+        "synchronous_standby_names": final_need(rule).setting if leads else 'ANY 1 ("devmentor-fenced")',
         "promised": None,
         "started_at": NOW - 4000,
         "replication": [{"name": node, **row} for node in others] if leads else [],
