@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from module_utils.devmentor_ha.rules import Rule, final_need, first_rule
@@ -99,3 +100,13 @@ def cluster(rule: Rule = RULE) -> dict[str, dict[str, Any]]:
     """name -> status, the caller's to change."""
     statuses = {name: node(name, rule) for name in NODES} | {name: pooler(name, rule) for name in POOLERS}
     return copy.deepcopy(statuses)
+
+
+def put(answers: Any, way: Sequence[str | int], key: str | int, value: Any) -> None:
+    """Replace what is at `way`.`key`; `...` removes it."""
+    for step in way:
+        answers = answers[step]
+    if value is ...:
+        del answers[key]
+    else:
+        answers[key] = value

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from module_utils.devmentor_ha.rules import changed_followers, next_rule
 from module_utils.devmentor_ha.verdict import DEGRADED, FAILING_OVER, HEALTHY, NO_LEADER, UNKNOWN, Verdict, judge
-from tests.unit.ha.statuses import NODES, NOW, POOLERS, RULE, cluster
+from tests.unit.ha.statuses import NODES, NOW, POOLERS, RULE, cluster, put
 
 LATER = next_rule([RULE], "pg2", 2)
 SMALLER = changed_followers(RULE, ["pg2", "pg3"])
@@ -243,64 +243,12 @@ def test_no_rule_yet_and_no_rule_seen_are_two_things():
     assert verdict(answers).state == UNKNOWN
 
 
-# What judges, and what does not: everything else in a status is free to be absent.
-FREE = {"duties", "rules", "waits_since", "lineage"}
-FREE_IN_SERVER = {
-    "replay_lsn", "checkpoint_timeline", "streams_from", "system_identifier", "synchronous_standby_names", "promised",
-    "started_at", "waiting_commits", "oldest_transaction_s", "has_rules",
-}  # fmt: skip
-# Of a follower these say nothing; of the leader they do.
-FREE_IN_FOLLOWER = {"slots", "replication"}
-
-
-def places(answers):
-    """Every (path, place, key) of what the verdict must not do without."""
-    for name, status in answers.items():
-        for key in status:
-            if key not in FREE and not (name in POOLERS and key not in ("node", "pooler")):
-                yield f"{name}.{key}", (name,), key
-        inner = "pooler" if name in POOLERS else "postgres"
-        for key in status[inner]:
-            if key not in FREE_IN_SERVER:
-                yield f"{name}.{inner}.{key}", (name, inner), key
-
-
-PLACES = list(places(cluster()))
-
-
-def put(answers, way, key, value):
-    place = answers
-    for step in way:
-        place = place[step]
-    if value is ...:
-        del place[key]
-    else:
-        place[key] = value
-
-
-@pytest.mark.parametrize(("way", "key"), [p[1:] for p in PLACES], ids=[p[0] for p in PLACES])
-def test_a_status_that_lacks_something_is_not_healthy(way, key):
-    answers = cluster()
-    put(answers, way, key, ...)
-    found = verdict(answers)
-    assert found.state != HEALTHY
-    assert any("unreadable" in reason.what for reason in found.reasons), said(found)
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3) | st.sampled_from([*NODES, NOW]),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(st.sampled_from(["node", "leader", "epoch", "until", "name", "state"]), inner, max_size=3),
     max_leaves=5,
 )
-
-
-@given(place=st.sampled_from(PLACES), value=JSON)
-@settings(max_examples=200, deadline=None)
-def test_whatever_an_agent_says_there_is_a_verdict_with_reasons(place, value):
-    answers = cluster()
-    put(answers, place[1], place[2], value)
-    sound(verdict(answers))
 
 
 @given(st.dictionaries(st.sampled_from([*NODES, *POOLERS]), JSON))
