@@ -16,7 +16,7 @@ MEANING = {
     DEGRADED: "somebody leads; what follows is to be mended",
     FAILING_OVER: "a leader is being chosen",
     NO_LEADER: "nothing can be written",
-    UNKNOWN: "too few agents answer to know; it is not good until it is known to be",
+    UNKNOWN: "the agents' answers do not tell; it is not good until it is known to be",
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .rules import Rule
+from .rules import Rule, final_need
 from .textfiles import PostgresError, slot_name
 from .views import NodeView, PoolerView, Unreadable
 
@@ -88,7 +88,8 @@ def judge(
             blind.append(_unreadable(name, error))
     shown = {name: node.brief() for name, node in known.items()}, {name: view.brief() for name, view in pools.items()}
     told = [rule for node in known.values() for rule in (node.committed, node.leading) if rule is not None]
-    rule = max(told, key=lambda rule: rule.key, default=None)
+    # Of two with one number, which must never be, the one that most tell of.
+    rule = max(told, key=lambda rule: (rule.key, told.count(rule)), default=None)
     if rule is None:
         state, reason = _without_rule(nodes, known)
         return Verdict(state, "", None, (reason, *blind), *shown)
@@ -97,7 +98,8 @@ def judge(
         leader = None
     state, reasons = _leadership(rule, leader, known)
     others = [node for node in known.values() if node.leading and node.name != rule.leader]
-    if any(node.leading and node.leading.epoch == rule.epoch for node in others):
+    rivals = any(other.key == rule.key and other.leader != rule.leader for other in told)
+    if rivals or any(node.leading and node.leading.epoch == rule.epoch for node in others):
         state = UNKNOWN
     reasons += [_second(node, rule) for node in others]
     reasons += _membership(rule, nodes, set(away) - set(known))
@@ -109,9 +111,15 @@ def judge(
         reasons += _of_leader(leader, rule)
     for view in pools.values():
         reasons += _of_pooler(view, rule)
+        if view.name not in nodes:
+            reasons += _of_agent(view, "It ends by itself then")
     if state == HEALTHY and reasons:
         state = DEGRADED
     return Verdict(state, leader.name if leader else "", rule, tuple(reasons), *shown)
+
+
+def _whole(rule: Rule) -> str:
+    return f"{rule.name} of {rule.leader} over {rule.w} of {', '.join(sorted(rule.followers))}"
 
 
 def _log(name: str) -> str:
@@ -168,6 +176,10 @@ def _leadership(rule: Rule, leader: NodeView | None, known: Mapping[str, NodeVie
         )
         wanted = ", ".join(sorted(rule.followers))
         return UNKNOWN, [Reason("", what, f"Bring back {rule.leader}, or {rule.r} of {wanted}")]
+    streams = sorted(view.name for view in views if view.name in rule.followers and view.hears(rule.leader))
+    if rule.leader not in known and streams:
+        what = f"no status of the leader {rule.leader}, and {', '.join(streams)} stream from it: it may well lead"
+        return UNKNOWN, [Reason("", what, f"Its agent first: systemctl start pgagent on {rule.leader}")]
     what = f"nobody leads; the highest committed rule is {rule.name} of {rule.leader}"
     return NO_LEADER, [Reason("", what, f"Start {rule.leader}; failover.yml --check says what another leader needs")]
 
@@ -188,14 +200,19 @@ def _membership(rule: Rule, nodes: Sequence[str], away: Collection[str]) -> Iter
         yield Reason(name, f"is not in rule {rule.name}", back)
 
 
+def _of_agent(view: NodeView | PoolerView, resume: str) -> Iterable[Reason]:
+    """Whether it does anything by itself."""
+    if view.observe_only:
+        yield Reason(view.name, "its agent only observes", "site.yml --tags pgagent without pgagent_observe_only")
+    if view.paused_until > view.now:
+        clock = time.strftime("%H:%M:%S UTC", time.gmtime(min(view.paused_until, 2**40)))
+        yield Reason(view.name, f"paused until {clock}: {view.pause_reason}", resume)
+
+
 def _of_node(node: NodeView, rule: Rule) -> Iterable[Reason]:
     """What its agent says of itself and of the others."""
     name = node.name
-    if node.observe_only:
-        yield Reason(name, "its agent only observes", "site.yml --tags pgagent without pgagent_observe_only")
-    if node.paused_until > node.now:
-        clock = time.strftime("%H:%M:%S UTC", time.gmtime(min(node.paused_until, 2**40)))
-        yield Reason(name, f"paused until {clock}: {node.pause_reason}", "pg_maintenance.yml -e maintenance=resume")
+    yield from _of_agent(node, "pg_maintenance.yml -e maintenance=resume")
     if node.promise > rule.epoch and node.promise_age_s >= DECIDING_S:
         what = f"promised epoch {node.promise} to {node.controller}, and nothing came of it"
         yield Reason(name, what, "The leader reaffirms itself within seconds; else failover.yml --check")
@@ -203,9 +220,22 @@ def _of_node(node: NodeView, rule: Rule) -> Iterable[Reason]:
         yield Reason(name, f"suspects {node.suspects}: {node.suspicion}", "Look at that host and the network between")
     if node.unwell:
         yield Reason(name, f"asks to be replaced: {node.unwell}", "Mend that host")
+    later = f"Within a second it does, else {_log(name)}"
     if node.committed is None or node.committed.key < rule.key:
         has = f"rule {node.committed.name}" if node.committed else "no rule"
-        yield Reason(name, f"its agent knows {has}, others {rule.name}", f"Within a second it does, else {_log(name)}")
+        yield Reason(name, f"its agent knows {has}, others {rule.name}", later)
+    elif node.committed != rule:
+        what = f"its agent knows another rule {rule.name} than others: {_whole(node.committed)}, not {_whole(rule)}"
+        yield Reason(name, what, f"This must never be: promote nobody, keep the data of both; {_log(name)}")
+    elif node.rule != rule:
+        has = f"rule {_whole(node.rule)}" if node.rule else "no rule"
+        yield Reason(name, f"the newest in its WAL is {has}; {rule.name} is committed", later)
+    if node.committing:
+        what = f"waits for the acknowledgement of rule {node.committing.name}"
+        yield Reason(name, what, f"{node.committing.w} of {', '.join(sorted(node.committing.followers))} must stream")
+    if node.writes_blocked:
+        what = f"commits wait: fewer than {rule.w} of {', '.join(sorted(rule.followers))} stream"
+        yield Reason(name, what, 'Bring a follower back; docs/postgres-ha.md, "Writes are blocked"')
     if node.acting and not node.decides:
         yield Reason(name, f"is at {node.acting}", "Wait for its end")
 
@@ -230,12 +260,16 @@ def _of_server(node: NodeView, rule: Rule) -> Iterable[Reason]:
 
 def _of_leader(leader: NodeView, rule: Rule) -> Iterable[Reason]:
     """What the leader sees of its followers, and whether it archives."""
-    name = leader.name
-    if leader.writes_blocked:
-        what = f"commits wait: fewer than {rule.w} of {', '.join(sorted(rule.followers))} stream"
-        yield Reason(name, what, 'Bring a follower back; docs/postgres-ha.md, "Writes are blocked"')
+    name, setting = leader.name, final_need(rule).setting
+    if leader.leading != rule:
+        led = _whole(leader.leading) if leader.leading else "none"
+        what = f"leads by rule {led}; {_whole(rule)} is committed"
+        yield Reason(name, what, f"Within a second it does, else {_log(name)}")
     if not leader.runs:
         return
+    if leader.server["synchronous_standby_names"] != setting:
+        what = f"synchronous_standby_names is {leader.server['synchronous_standby_names']!r}, not {setting!r}"
+        yield Reason(name, what, f"Nobody else may set it; systemctl restart pgagent on {name} commits the rule anew")
     rows = {row["name"]: row for row in leader.server["replication"]}
     slots = {slot["name"]: slot for slot in leader.server["slots"]}
     for follower in sorted(rule.followers):
@@ -273,5 +307,6 @@ def _of_pooler(view: PoolerView, rule: Rule) -> Iterable[Reason]:
         if not database.endswith("_ro") and entry["host"] != view.target:
             where = f"{database} leads to {entry['host']}, not to {view.target}"
             yield Reason(name, where, "Its agent reloads it; else pgbouncer_pool: action reload")
-    if view.runs and not view.databases:
-        yield Reason(name, "shows none of the platform's databases", "site.yml --tags pgbouncer")
+    if view.runs and not view.complete:
+        has = ", ".join(sorted(view.databases)) or "none"
+        yield Reason(name, f"has not all of the platform's databases, but {has}", "site.yml --tags pgbouncer")

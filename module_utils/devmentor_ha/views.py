@@ -63,15 +63,15 @@ class NodeView:
                 paused_until=_number(status["paused"]["until"]),
                 pause_reason=_text(status["paused"]["reason"]),
                 acting=_text(status["acting"]),
-                promise=int(_number(promise["epoch"])),
+                promise=int(_positive(promise["epoch"])),
                 promise_age_s=now - _number(promise["at"]),
                 controller=_text(promise["controller"]),
                 rule=_rule(status["rule"]),
                 committed=_rule(status["committed"]),
-                leading=_rule(status["leading"]),
+                leading=_own(name, _rule(status["leading"])),
                 committing=_rule(status["committing"]),
                 following=_text(status["following"]["leader"]),
-                suspects="" if suspects is None else _text(suspects["leader"]),
+                suspects="" if suspects is None else _name(suspects["leader"]),
                 suspicion="" if suspects is None else _text(suspects["reason"]),
                 unwell=_text(status["unwell"]),
                 writes_blocked=_flag(status["writes_blocked"]),
@@ -85,6 +85,10 @@ class NodeView:
     def runs(self) -> bool:
         """Whether its agent has just seen its server run."""
         return self.state == "running" and bool(self.server["age_s"] < STALE_S)
+
+    def hears(self, leader: str) -> bool:
+        """Whether it streams from this leader, and does not suspect it."""
+        return self.runs and self.server["streaming"] and self.following == leader and not self.suspects
 
     @property
     def decides(self) -> bool:
@@ -114,9 +118,13 @@ class NodeView:
 
 @dataclass(frozen=True)
 class PoolerView:
-    """A PgBouncer. `follows`: (epoch, sub); `target`: the address of that rule's leader."""
+    """A PgBouncer. `follows`: (epoch, sub); `target`: the address of that rule's leader. Times as in NodeView."""
 
     name: str
+    now: float
+    observe_only: bool
+    paused_until: float
+    pause_reason: str
     state: str
     age_s: float
     follows: tuple[int, int]
@@ -136,8 +144,12 @@ class PoolerView:
             }
             return cls(
                 name,
+                _number(status["now"]),
+                _flag(status["observe_only"]),
+                _number(status["paused"]["until"]),
+                _text(status["paused"]["reason"]),
                 _text(pooler["state"]),
-                _number(pooler["age_s"]),
+                _positive(pooler["age_s"]),
                 (int(_number(pooler["epoch"])), int(_number(pooler["sub"]))),
                 _text(pooler["leader"]),
                 _text(pooler["target"]),
@@ -149,6 +161,11 @@ class PoolerView:
     @property
     def runs(self) -> bool:
         return self.state == "running" and self.age_s < STALE_S
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has all three entries of one database: for writing, for reading, for sessions."""
+        return any(set(self.databases) == {name, f"{name}_ro", f"{name}_session"} for name in self.databases)
 
     def brief(self) -> dict[str, Any]:
         """For tables and facts."""
@@ -168,7 +185,10 @@ def _is_of(name: str, status: Any) -> None:
 
 def _check_server(server: Mapping[str, Any]) -> None:
     """What is read of a running server later, so that it can be read without care."""
-    _number(server["age_s"]), _number(server["timeline"]), _number(server["lsn"])
+    _positive(server["age_s"]), _number(server["timeline"]), _number(server["lsn"])
+    _text(server["synchronous_standby_names"])
+    if not isinstance(server["replication"], list) or not isinstance(server["slots"], list):
+        raise TypeError("replication or slots is no list")
     _flag(server["in_recovery"]), _flag(server["streaming"]), _flag(server["archive"]["failed_last"])
     for row in server["replication"]:
         _text(row["name"]), _text(row["state"])
@@ -181,13 +201,30 @@ def _check_server(server: Mapping[str, Any]) -> None:
 
 
 def _rule(entry: Any) -> Rule | None:
-    return None if entry is None else Rule.from_dict(entry)
+    if entry is None:
+        return None
+    rule = Rule.from_dict(entry)
+    if any(entry[key] != value for key, value in rule.as_dict().items()):
+        raise RuleError(f"{dict(entry)!r} is read as another rule")  # from_dict takes what can be converted
+    return rule
+
+
+def _own(name: str, rule: Rule | None) -> Rule | None:
+    if rule is not None and rule.leader != name:
+        raise ValueError(f"it leads rule {rule.name}, which is {rule.leader}'s")
+    return rule
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _name(value: Any) -> str:
+    if not _text(value):
+        raise ValueError("a name is empty")
+    return str(value)
 
 
 def _flag(value: Any) -> bool:
@@ -200,6 +237,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise TypeError(f"{value!r} is no number")
     return value
+
+
+def _positive(value: Any) -> float:
+    if _number(value) < 0:
+        raise ValueError(f"{value!r} is negative")
+    return float(value)
 
 
 def _said(error: Exception) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
-from module_utils.devmentor_ha.rules import Rule, first_rule
+from module_utils.devmentor_ha.rules import Rule, final_need, first_rule
 
 NODES = ["pg1", "pg2", "pg3", "pg4"]
 POOLERS = ["pool1", "pool2"]
@@ -30,7 +31,7 @@ def server(name: str, rule: Rule = RULE) -> dict[str, Any]:
         "streaming": not leads,
         "streams_from": None if leads else ADDRESSES[rule.leader],
         "system_identifier": "7712142784358600957",
-        "synchronous_standby_names": 'ANY 2 ("pg2", "pg3", "pg4")' if leads else 'ANY 1 ("devmentor-fenced")',
+        "synchronous_standby_names": final_need(rule).setting if leads else 'ANY 1 ("devmentor-fenced")',
         "promised": None,
         "started_at": NOW - 4000,
         "replication": [{"name": node, **row} for node in others] if leads else [],
@@ -99,3 +100,13 @@ def cluster(rule: Rule = RULE) -> dict[str, dict[str, Any]]:
     """name -> status, the caller's to change."""
     statuses = {name: node(name, rule) for name in NODES} | {name: pooler(name, rule) for name in POOLERS}
     return copy.deepcopy(statuses)
+
+
+def put(answers: Any, way: Sequence[str | int], key: str | int, value: Any) -> None:
+    """Replace what is at `way`.`key`; `...` removes it."""
+    for step in way:
+        answers = answers[step]
+    if value is ...:
+        del answers[key]
+    else:
+        answers[key] = value

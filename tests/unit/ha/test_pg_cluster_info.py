@@ -1,11 +1,14 @@
 """Module pg_cluster_info against fake agents, and what an operator reads of it."""
 
+import json
+
 import pytest
 
 from module_utils.devmentor_ha.report import lines, seen_from
 from module_utils.devmentor_ha.rules import next_rule
 from module_utils.devmentor_ha.verdict import judge
 from tests.unit.ha import statuses
+from tests.unit.ha.fake_agents import write_host
 from tests.unit.ha.statuses import NODES, POOLERS, RULE
 
 LATER = next_rule([RULE], "pg2", 2)
@@ -47,6 +50,8 @@ def test_it_waits_for_a_state(run, whole, monkeypatch):
         answers = statuses.cluster()
         if len(asked) < 3:
             del answers["pg1"]
+            for name in NODES[1:]:
+                answers[name]["postgres"]["streaming"] = False
         return judge(NODES, POOLERS, answers, {}, away)
 
     monkeypatch.setattr(report, "examine", examine)
@@ -63,6 +68,20 @@ def test_without_an_agent_the_remedy_is_named(run, whole, tmp_path):
     result = run("pg_cluster_info", env_file=str(tmp_path / "absent.env"))
     assert result["failed"]
     assert "site.yml --tags pgagent" in result["msg"]
+
+
+def test_the_token_is_never_shown(run, whole, tmp_path):
+    assert "a token" not in json.dumps(run("pg_cluster_info"), default=str)
+    assert whole.token == "a token"
+    (tmp_path / "cluster.json").unlink()
+    failed = run("pg_cluster_info")
+    assert failed["failed"]
+    assert "a token" not in json.dumps(failed, default=str)
+
+
+def test_a_host_with_a_pooler_alone_asks_as_well(run, whole, tmp_path):
+    write_host(tmp_path, "pool1", NODES, POOLERS)
+    assert run("pg_cluster_info")["state"] == "healthy"
 
 
 @pytest.mark.parametrize("timeout", [0, 31])
@@ -85,7 +104,7 @@ def test_what_is_read():
 
 
 def test_nobody_answered():
-    assert lines(seen({}))[0].startswith("unknown: no committed rule is known (too few agents answer")
+    assert lines(seen({}))[0].startswith("unknown: no committed rule is known (the agents' answers do not tell")
 
 
 def test_the_side_that_sees_most_is_shown_and_the_other_is_named():

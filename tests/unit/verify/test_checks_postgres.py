@@ -21,6 +21,7 @@ from module_utils.devmentor.checks_postgres import (
     judge_repository,
     judge_synchronous,
 )
+from module_utils.devmentor_ha.rules import changed_followers
 from module_utils.devmentor_ha.verdict import Verdict, judge
 from tests.unit.ha import statuses
 
@@ -180,6 +181,17 @@ def test_failover_works_if_all_agents_agree() -> None:
     lagging["pooler"]["leader"] = "pg2"
     with pytest.raises(Failed, match=r"degraded: pool1: PgBouncer follows rule 1\.0"):
         judge_failover(verdict(pool1=lagging))
+    paused = statuses.node("pg2")
+    paused["paused"] = {"until": statuses.NOW + 60, "reason": "switch"}
+    with pytest.raises(Failed, match="degraded: pg2: paused until"):
+        judge_failover(verdict(pg2=paused))
+    shrunk = changed_followers(statuses.RULE, ["pg2", "pg3"])
+    with pytest.raises(Failed, match=r"pg4: is not in rule 1\.1"):
+        judge_failover(verdict(**statuses.cluster(shrunk)))
+    disagrees = statuses.node("pg2")
+    disagrees["committed"] = {**statuses.RULE.as_dict(), "leader": "pg5"}
+    with pytest.raises(Unanswered, match=r"pg2: its agent knows another rule 1\.0"):
+        judge_failover(verdict(pg2=disagrees))
     with pytest.raises(Failed, match="pg4: no status"):
         judge_failover(judge(statuses.NODES, [], {name: statuses.node(name) for name in statuses.NODES[:3]}))
     with pytest.raises(Unanswered, match="no agent that answers knows a committed rule"):
