@@ -106,9 +106,15 @@ class Controller:
         epoch = run.epoch_for(statuses)
         if data_loss is not None and data_loss != epoch:
             raise Abort([f"force_data_loss names epoch {data_loss}, but the next one is {epoch}: name that"])
-        asked = set(highest.followers) | ({self._agent.settings.node} if reaffirm else set())
+        try:
+            rules = _known(statuses)
+        except RuleError as error:
+            raise Abort([str(error)]) from error
+        asked = {name for rule in rules for name in rule.members}
         if data_loss is not None:
             asked |= set(statuses)
+        elif not reaffirm:
+            asked -= {rules[0].leader}  # the one to be replaced; a half-promoted one after it is asked
         if check:
             return _planned(highest, statuses, away, epoch, asked, target)
         hopeless = _cannot_be_covered(statuses, asked & set(statuses))
@@ -297,13 +303,18 @@ def _answer(node: str, entry: dict[str, Any]) -> Answer:
 
 def _cannot_be_covered(statuses: dict[str, Any], nodes: Iterable[str]) -> list[str]:
     """Why fencing these nodes would lead to nothing, as far as the statuses tell: then nobody need be fenced."""
-    rules = [Rule.from_dict(rule) for status in statuses.values() for rule in status.get("rules") or []]
-    known = [Rule.from_dict(status["committed"]) for status in statuses.values() if status.get("committed")]
     running = [name for name in nodes if statuses[name]["postgres"]["state"] == "running"]
     try:
-        return uncovered(superseded(rules, max(known, key=lambda rule: rule.key, default=None)), running)
+        return uncovered(_known(statuses), running)
     except RuleError as error:
         return [str(error)]
+
+
+def _known(statuses: dict[str, Any]) -> list[Rule]:
+    """The rules to supersede, as far as the statuses tell: the first is the last one known to be committed."""
+    rules = [Rule.from_dict(rule) for status in statuses.values() for rule in status.get("rules") or []]
+    known = [Rule.from_dict(status["committed"]) for status in statuses.values() if status.get("committed")]
+    return superseded(rules, max(known, key=lambda rule: rule.key, default=None))
 
 
 def _healthy_leader(rule: Rule, statuses: dict[str, Any]) -> str:

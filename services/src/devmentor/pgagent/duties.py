@@ -206,7 +206,9 @@ class Duties:
             waited = time.time() - max(promise["at"] for promise in above)
             busy = agent.controller.busy or _under_way(agent.statuses(), newest)
             if waited > agent.settings.reaffirm_after_s and not busy:
-                await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
+                outcome = await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
+                if outcome.result == "refused":
+                    await asyncio.sleep(2)
             return
         if leading.rule is None:
             assert agent.observed is not None
