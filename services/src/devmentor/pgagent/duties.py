@@ -183,9 +183,11 @@ class Duties:
         state, leading = agent.state, agent.leading
         rule = state.committed
         if leading.busy:
-            if rule is None or leading.committing is None or rule.epoch <= leading.committing.epoch:
+            waits = leading.committing
+            if waits is not None and rule is not None and rule.epoch > waits.epoch:
+                leading.stop()  # others committed a later rule without this node
+            elif waits is None or time.time() - (leading.waits_since or 0) < agent.settings.reaffirm_after_s:
                 return
-            leading.stop()  # others committed a later rule without this node
         # With a higher promise of its own this node may be a candidate, whose row is not written yet.
         if rule is not None and rule.leader != agent.settings.node and state.promise.epoch <= rule.epoch:
             newest = state.newest
@@ -209,6 +211,8 @@ class Duties:
                 outcome = await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
                 if outcome.result == "refused":
                     await asyncio.sleep(2)
+            return
+        if leading.busy:
             return
         if leading.rule is None:
             assert agent.observed is not None
