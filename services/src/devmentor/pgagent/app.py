@@ -51,7 +51,7 @@ def application(settings: Settings) -> tuple[Starlette, Duties]:
         return {"done": True}
 
     async def checkpoint(_body: Body) -> Body:
-        await agent.postgres.rows("CHECKPOINT", limit_s=290)
+        await agent.postgres.checkpoint(290)
         return {"done": True}
 
     async def retarget(body: Body) -> Body:

@@ -185,7 +185,7 @@ class Leading:
     async def _checkpoint(self, after_s: float = 0.0) -> None:
         await asyncio.sleep(after_s)
         with contextlib.suppress(Silent):
-            await self._agent.postgres.rows("CHECKPOINT", limit_s=300)
+            await self._agent.postgres.checkpoint()
 
     async def _afterwards(self) -> None:
         postgres = self._agent.postgres

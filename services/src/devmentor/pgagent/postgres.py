@@ -141,6 +141,10 @@ class LocalPostgres:
         except OSError as error:
             raise LocalError(f"{path}: {error.strerror}") from error
 
+    async def checkpoint(self, limit_s: float = 300.0) -> None:
+        """Over a connection of its own: it may take long, and the server is looked at meanwhile. Raises Silent."""
+        await fresh_rows(f"{self.conninfo} options=''", "CHECKPOINT", limit_s, "PostgreSQL of this host")
+
     async def have_slots(self, names: list[str]) -> None:
         """Physical slots for the nodes that may follow; rewind and copies bring none. Raises Silent."""
         for name in names:
