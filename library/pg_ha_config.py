@@ -52,7 +52,7 @@ rule: {description: The rule that is committed now., type: dict, returned: "exce
 before: {description: The rule before., type: dict, returned: with add and remove}
 leader: {description: The node that leads; empty where nobody does., type: str, returned: "except for pause and resume"}
 nodes: {description: Nodes that answered., type: list, elements: str, returned: with show pause and resume}
-unreachable: {description: Nodes that did not., type: list, elements: str, returned: with show pause and resume}
+silent: {description: Nodes that did not., type: list, elements: str, returned: with show pause and resume}
 until: {description: End of the pause in seconds since 1970., type: float, returned: with pause and resume}
 reasons: {description: Why no node began yet., type: list, elements: str, returned: with bootstrap in check mode}
 """

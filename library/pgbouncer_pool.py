@@ -37,7 +37,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 paused: {description: Pooler to whether it is paused now., type: dict, returned: success}
-unreachable: {description: Poolers that did not answer or refused., type: list, elements: str, returned: failure}
+silent: {description: Poolers that did not answer or refused., type: list, elements: str, returned: failure}
 """
 
 from ansible.module_utils.basic import AnsibleModule

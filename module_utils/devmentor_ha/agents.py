@@ -67,7 +67,7 @@ class View:
             raise HaError(
                 f"No agent of a follower answers ({self.silent or 'there is none'}). Start pgagent.service on a "
                 "follower and run again.",
-                unreachable=sorted(self.failures),
+                silent=sorted(self.failures),
             )
         return min(nodes, key=lambda name: (name != prefer, not follows(self.statuses[name]), name))
 

@@ -49,7 +49,7 @@ def bootstrap(agents: Agents, check: bool, timeout_s: float) -> dict[str, Any]:
         f"No node could begin the cluster's first rule, so nobody replaces a lost primary: {'; '.join(reasons)}. {hint}"
         "Have the primary and a replica run (site.yml --tags postgres), and every agent answer; run again.",
         reasons=reasons,
-        unreachable=away,
+        silent=away,
     )
 
 
@@ -69,7 +69,7 @@ def pause(
     facts = {
         "changed": any(answer["changed"] for answer in answers.values()),
         "nodes": sorted(answers),
-        "unreachable": sorted(failures),
+        "silent": sorted(failures),
         "until": until,
         "diff": {"before": as_yaml(before), "after": as_yaml(after)},
     }
@@ -111,7 +111,7 @@ def show(agents: Agents) -> dict[str, Any]:
         "leader": view.leader,
         "rule": view.committed.as_dict() if view.committed else None,
         "nodes": sorted(view.statuses),
-        "unreachable": sorted(view.failures),
+        "silent": sorted(view.failures),
     }
 
 
@@ -120,6 +120,6 @@ def _leader(view: View) -> str:
         raise HaError(
             "No node leads a committed rule, so no follower can be added or removed. "
             f"{view.silent or 'All agents answer'}. See docs/postgres-ha.md, PostgresNoLeader.",
-            unreachable=sorted(view.failures),
+            silent=sorted(view.failures),
         )
     return view.leader

@@ -190,4 +190,4 @@ def _pool_error(action: str, failures: Mapping[str, AgentError], undone: str = "
         remedy = "Start pgagent.service there"
     else:
         remedy = "See journalctl -u pgagent -u pgbouncer there; a pause needs transactions to end within deadline_s"
-    return HaError(f"{action}: {said}.{undone} {remedy}, and run again.", unreachable=sorted(failures))
+    return HaError(f"{action}: {said}.{undone} {remedy}, and run again.", silent=sorted(failures))

@@ -87,7 +87,7 @@ def test_no_follower_answers(run, cluster):
     cluster.statuses = {"pg1": cluster.statuses["pg1"]}
     result = run("pg_failover")
     assert "No agent of a follower answers" in result["msg"]
-    assert result["unreachable"] == ["pg2", "pg3", "pg4"]
+    assert result["silent"] == ["pg2", "pg3", "pg4"]
     assert cluster.sent == []
 
 
@@ -301,7 +301,7 @@ def test_a_pooler_that_was_paused_before_stays_so(run, poolers):
 def test_a_pooler_without_an_agent_is_named_before_anything_is_done(run, poolers):
     del poolers.statuses["pool1"]
     result = run("pgbouncer_pool", action="pause")
-    assert result["unreachable"] == ["pool1"]
+    assert result["silent"] == ["pool1"]
     assert poolers.sent == []
 
 

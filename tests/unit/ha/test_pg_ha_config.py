@@ -60,7 +60,7 @@ def test_what_does_not_answer_may_be_the_primary(run, fresh):
     del fresh.statuses["pg3"]
     result = run("pg_ha_config", action="bootstrap", timeout=0)
     assert result["failed"]
-    assert result["unreachable"] == ["pg3"]
+    assert result["silent"] == ["pg3"]
     assert "The primary may be one of pg3" in result["msg"]
     assert [node for node, _ in fresh.calls("members")] == ["pg1", "pg2", "pg4"]
 
@@ -153,7 +153,7 @@ def test_a_name_that_is_no_node(run, cluster):
 def test_show_changes_nothing(run, cluster):
     del cluster.statuses["pg4"]
     result = run("pg_ha_config", action="show")
-    assert (result["changed"], result["leader"], result["unreachable"]) == (False, "pg1", ["pg4"])
+    assert (result["changed"], result["leader"], result["silent"]) == (False, "pg1", ["pg4"])
     assert cluster.sent == []
 
 
