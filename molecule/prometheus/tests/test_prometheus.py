@@ -39,9 +39,13 @@ def test_every_deployed_target_of_both_hosts_is_scraped(host):
 
 
 def test_every_tier_of_the_inventory_is_a_target(host):
-    jobs = {job for job, _ in query(host, "up")}
     tiers = {"gateway", "qwen", "pbml", "pbml_worker", "cache", "qdrant", "postgres", "pgbouncer", "probe"}
-    assert jobs == DEPLOYED | tiers
+
+    def jobs():
+        return {job for job, _ in query(host, "up")}
+
+    # Probes come once a minute: a target is there from its first one on.
+    assert eventually(lambda: jobs() == DEPLOYED | tiers, 90), jobs() ^ (DEPLOYED | tiers)
 
 
 def test_targets_carry_host_zone_and_component(host):
