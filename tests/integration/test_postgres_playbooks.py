@@ -38,7 +38,7 @@ def play(cluster: Cluster, tmp_path: Path) -> Play:
     def inner(name: str, *arguments: str) -> Run:
         command = ["ansible-runner", "run", str(tmp_path), "--project-dir", str(ROOT), "-p", f"playbooks/{name}.yml"]
         command += ["--inventory", str(INVENTORY), "--ident", f"{name}-{next(number)}"]
-        command += ["--cmdline", shlex.join(arguments)] if arguments else []
+        command += [f"--cmdline={shlex.join(arguments)}"] if arguments else []  # one word: it may begin with a dash
         return run("sh", "-c", 'exec "$@" <&-', "sh", *command, timeout=600, env=env)
 
     return inner
