@@ -4,11 +4,36 @@ testinfra does not template variables: what is read of `host.ansible.get_variabl
 molecule/inventory, in what the lab writes beside it, or in the vault. Defaults of roles are not there at all.
 """
 
+import json
+import shlex
 import time
+from dataclasses import dataclass
 
 TLS = "--cacert /etc/devmentor/tls/ca.crt"
 CERTIFICATE = "--cert /etc/devmentor/tls/host.crt --key /etc/devmentor/tls/host.key"
 CLIENT = f"{TLS} {CERTIFICATE}"
+
+
+@dataclass
+class Answer:
+    """Of an HTTP request."""
+
+    status: int
+    text: str
+
+    @property
+    def json(self):
+        return json.loads(self.text)
+
+
+def request(host, url, words):
+    """Made on the host by curl with these further words, showing the platform's certificate."""
+    result = host.run(
+        f"curl --silent --show-error --max-time 30 {CLIENT} {shlex.join(words)} --write-out '\\n%{{http_code}}' {url}"
+    )
+    assert result.rc == 0, result.stderr
+    text, _, status = result.stdout.rpartition("\n")
+    return Answer(int(status), text)
 
 
 def name(host):

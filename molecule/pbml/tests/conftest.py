@@ -1,21 +1,9 @@
 """A client of PBML."""
 
 import json
-import shlex
-from dataclasses import dataclass
 
 import pytest
-from scenario import CLIENT, address, members, name
-
-
-@dataclass
-class Answer:
-    status: int
-    text: str
-
-    @property
-    def json(self):
-        return json.loads(self.text)
+from scenario import address, members, name, request
 
 
 @pytest.fixture
@@ -32,13 +20,7 @@ def ask(host, secret_file):
         if body is not None:
             words += ["--data-binary", json.dumps(body)]
         url = f"https://{addresses[to]}:{port}{path}"
-        result = host.run(
-            f"curl --silent --show-error --max-time 30 {CLIENT} --request {method} "
-            f"{shlex.join(words)} --write-out '\\n%{{http_code}}' {url}"
-        )
-        assert result.rc == 0, result.stderr
-        text, _, status = result.stdout.rpartition("\n")
-        return Answer(int(status), text)
+        return request(host, url, ["--request", method, *words])
 
     call.hosts = sorted(addresses)
     call.own = own

@@ -1,21 +1,9 @@
 """A client of the agents."""
 
 import json
-import shlex
-from dataclasses import dataclass
 
 import pytest
-from scenario import CLIENT, address
-
-
-@dataclass
-class Answer:
-    status: int
-    text: str
-
-    @property
-    def json(self):
-        return json.loads(self.text)
+from scenario import address, request
 
 
 @pytest.fixture
@@ -27,12 +15,6 @@ def ask(host, secret_file):
         words = ["--header", authorization] if authorization else []
         if body is not None:
             words += ["--data-binary", json.dumps(body)]
-        result = host.run(
-            f"curl --silent --show-error --max-time 30 {CLIENT} {shlex.join(words)} "
-            f"--write-out '\\n%{{http_code}}' https://{address(host)}:5440{path}"
-        )
-        assert result.rc == 0, result.stderr
-        text, _, status = result.stdout.rpartition("\n")
-        return Answer(int(status), text)
+        return request(host, f"https://{address(host)}:5440{path}", words)
 
     return call

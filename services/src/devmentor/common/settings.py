@@ -1,9 +1,10 @@
 """Settings that every service has; each service subclasses this with its own environment prefix."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -38,6 +39,22 @@ class ServiceSettings(BaseSettings):
         if given and len(given) != 3:
             raise ValueError(f"tls_cert, tls_key and tls_ca belong together; only {', '.join(given)} given")
         return self
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def load(kind: type[Settings], env_file: Path | None) -> Settings:
+    """Settings from the environment and a file of variables. A wrong one is named on standard error: exit status 2."""
+    try:
+        source: dict[str, Any] = {"_env_file": env_file}
+        return kind(**source)
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
+        for finding in error.errors(include_url=False, include_input=False, include_context=False):
+            name = "_".join(str(part) for part in finding["loc"]).upper()
+            sys.stderr.write(f"{prefix}{name}: {finding['msg']}\n" if name else f"{finding['msg']}\n")
+        sys.exit(2)
 
 
 def service_config(prefix: str) -> SettingsConfigDict:

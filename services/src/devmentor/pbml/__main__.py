@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
-
 from devmentor.common import logs
+from devmentor.common.settings import load
 from devmentor.pbml.settings import Settings
 
 # The clients of Qdrant and the migration tool take seconds of processor time to load: each command
@@ -19,14 +18,7 @@ from devmentor.pbml.settings import Settings
 def main() -> None:
     """Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the collection is not what is declared."""
     arguments = _parser().parse_args()
-    try:
-        source: dict[str, Any] = {"_env_file": arguments.env_file}
-        settings = Settings(**source)
-    except ValidationError as error:
-        for finding in error.errors(include_url=False, include_input=False, include_context=False):
-            name = "_".join(str(part) for part in finding["loc"]).upper()
-            sys.stderr.write(f"PBML_{name}: {finding['msg']}\n" if name else f"{finding['msg']}\n")
-        sys.exit(2)
+    settings = load(Settings, arguments.env_file)
     logs.configure("pbml-worker" if arguments.command == "worker" else "pbml", settings.log_level)
     command = arguments.command
     if command == "serve":

@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 # `guard` runs before every start of PostgreSQL: it imports no more than it needs.
 
@@ -16,20 +15,12 @@ def main() -> None:
         from devmentor.pgagent.guard import guard
 
         sys.exit(guard(arguments.env_file))
-    from pydantic import ValidationError
-
     from devmentor.common import logs, server
+    from devmentor.common.settings import load
     from devmentor.pgagent.app import application
     from devmentor.pgagent.settings import Settings
 
-    try:
-        source: dict[str, Any] = {"_env_file": arguments.env_file}
-        settings = Settings(**source)
-    except ValidationError as error:
-        for finding in error.errors(include_url=False, include_input=False, include_context=False):
-            name = "_".join(str(part) for part in finding["loc"]).upper()
-            sys.stderr.write(f"PGAGENT_{name}: {finding['msg']}\n" if name else f"{finding['msg']}\n")
-        sys.exit(2)
+    settings = load(Settings, arguments.env_file)
     logs.configure("pgagent", settings.log_level)
     logging.getLogger("devmentor.access").setLevel(logging.WARNING)  # the agents ask each other all the time
     app, duties = application(settings)

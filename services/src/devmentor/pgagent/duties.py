@@ -244,9 +244,10 @@ class Duties:
         address = agent.settings.nodes[rule.leader].address
         follows = agent.state.following
         right = follows["leader"] == rule.leader and f"host='{address}'" in agent.observed["primary_conninfo"]
-        if right and follows["epoch"] < rule.epoch:
-            agent.state.set_following(rule.epoch, rule.leader)
         if right and agent.observed["streaming"]:
+            # It has streamed on over a change of the rule, and perhaps of the timeline: the history is this leader's.
+            if follows["epoch"] < rule.epoch and leader is not None:
+                agent.follower.remember(leader)
             async with agent.lock:
                 if agent.state.promise.epoch <= rule.epoch:
                     await agent.follower.settle([slot["name"] for slot in agent.observed["slots"]])

@@ -54,7 +54,8 @@ class Follower:
         ends = self.postgres.history(timeline)
         return Lineage.build(ends, timeline, self.state.timelines)
 
-    def _remember(self, leader: LeaderView) -> None:
+    def remember(self, leader: LeaderView) -> None:
+        """Whom it follows, since which epoch, and the epochs of that history's timelines."""
         self.state.set_timelines(leader.lineage.epochs())
         self.state.set_following(leader.epoch, leader.name)
 
@@ -65,7 +66,7 @@ class Follower:
         if why:
             raise LocalError(f"cannot follow {leader.name} as it is: {why}")
         stale = self.postgres.stale_histories(leader.lineage.epochs(), self.state.timelines)
-        self._remember(leader)
+        self.remember(leader)
         conninfo = self.settings.leader_conninfo(leader.address)
         if not stale:
             await self.postgres.set({"primary_conninfo": conninfo})
@@ -80,7 +81,7 @@ class Follower:
     def reconnect(self, leader: LeaderView) -> None:
         """For a server that came up without a connection and is not consistent yet: it lets nobody in, but reloads."""
         self.postgres.edit_auto_conf({"primary_conninfo": self.settings.leader_conninfo(leader.address)})
-        self._remember(leader)
+        self.remember(leader)
         self.postgres.reload()
 
     def slots(self) -> list[str]:
@@ -164,7 +165,7 @@ class Follower:
         self.postgres.become_standby()
         for path in self.postgres.stale_histories(leader.lineage.epochs(), self.state.timelines):
             path.unlink()
-        self._remember(leader)
+        self.remember(leader)
         self.state.hold_archive(False)
         self.state.remake(False)
         await self.postgres.start()

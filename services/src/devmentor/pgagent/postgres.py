@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -290,8 +289,3 @@ def _unit_free(text: str | None) -> str:
     """`0` and `0ms` are the same, `100ms` is as it is."""
     text = text or ""
     return text.removesuffix("ms") if text.removesuffix("ms").isdigit() else text
-
-
-def dump(value: object) -> str:
-    """For log lines."""
-    return json.dumps(value, default=str, sort_keys=True)
