@@ -39,7 +39,7 @@ def test_every_deployed_target_of_both_hosts_is_scraped(host):
 
 
 def test_every_tier_of_the_inventory_is_a_target(host):
-    tiers = {"gateway", "qwen", "pbml", "pbml_worker", "cache", "qdrant", "postgres", "pgbouncer", "probe"}
+    tiers = {"gateway", "qwen", "pbml", "pbml_worker", "cache", "qdrant", "postgres", "pgbouncer", "pgagent", "probe"}
 
     def jobs():
         return {job for job, _ in query(host, "up")}
