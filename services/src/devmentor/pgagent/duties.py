@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from devmentor.pgagent.follow import LeaderView
 from devmentor.pgagent.postgres import LocalError
 from devmentor.pgagent.probe import Probe
-from devmentor.pgagent.sql import Silent
+from devmentor.pgagent.sql import Silent, fresh_rows
 from devmentor_ha.rules import NOBODY, Need, Rule, final_need
 from devmentor_ha.textfiles import slot_name
 
@@ -23,6 +23,8 @@ STAGGER_S = 0.4
 START_EVERY_S = 2.0
 UNDECIDED_S = 8.0
 RECENT_S = 3.0
+STUCK_S = 60.0
+ASK_AGAIN_S = 5.0
 COMMIT_PATIENCE_S = 15.0
 
 
@@ -36,6 +38,8 @@ class Duties:
         self._tried_start_at = 0.0
         self._undecided_since = 0.0
         self._quorum_since = 0.0
+        self._stuck_since = 0.0
+        self._asked_again_at = 0.0
         self._long: asyncio.Task[tuple[str, str] | None] | None = None
         self.beats: dict[str, float] = {}
 
@@ -244,6 +248,8 @@ class Duties:
         address = agent.settings.nodes[rule.leader].address
         follows = agent.state.following
         right = follows["leader"] == rule.leader and f"host='{address}'" in agent.observed["primary_conninfo"]
+        if not right or agent.observed["streaming"]:
+            self._stuck_since = self._asked_again_at = 0.0
         if right and agent.observed["streaming"]:
             # It has streamed on over a change of the rule, and perhaps of the timeline: the history is this leader's.
             if follows["epoch"] < rule.epoch and leader is not None:
@@ -259,6 +265,8 @@ class Duties:
         if right and lost:
             self._rejoin(rule, "its slot lost its WAL", "reclone")
             return
+        if right and await self._waits_for_the_stream(rule):
+            return
         try:
             async with agent.lock:
                 if agent.state.promise.epoch > rule.epoch:
@@ -267,6 +275,25 @@ class Duties:
             log.info("follows", extra={"leader": rule.leader, "epoch": rule.epoch})
         except LocalError as error:
             self._rejoin(rule, str(error), "rewind")
+
+    async def _waits_for_the_stream(self, rule: Rule) -> bool:
+        """Connected to the right leader and not streaming: whether there is nothing to do but wait.
+
+        The histories are compared again each 5 s. A node that the rule does without already, and whose leader answers it,
+        lacks WAL that nobody has any more: after a minute it is copied anew.
+        """
+        agent, now = self._agent, time.monotonic()
+        self._stuck_since = self._stuck_since or now
+        if now - self._stuck_since > STUCK_S and agent.settings.node not in rule.followers:
+            conninfo = agent.settings.leader_conninfo(agent.settings.nodes[rule.leader].address)
+            await fresh_rows(conninfo, "SELECT 1", 2.0, f"{rule.leader}'s PostgreSQL")
+            self._stuck_since = 0.0
+            self._rejoin(rule, f"it did not stream for {STUCK_S:g} s, though {rule.leader} answers", "reclone")
+            return True
+        if now - self._asked_again_at < ASK_AGAIN_S:
+            return True
+        self._asked_again_at = now
+        return False
 
     def _reconnect(self) -> None:
         """The guard cleared its connection, and without one it never becomes consistent: nobody is let in to set it."""

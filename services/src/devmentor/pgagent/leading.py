@@ -190,6 +190,10 @@ class Leading:
     async def _afterwards(self) -> None:
         postgres = self._agent.postgres
         await self._checkpoint()
+        with contextlib.suppress(Silent):
+            # A later promotion renames this timeline's last segment to .partial. Where this one began in the same
+            # segment, a follower two timelines behind would find its beginning nowhere, not even in the archive.
+            await postgres.rows("SELECT pg_switch_wal()")
         restore = self._agent.settings.restore_command
         with contextlib.suppress(Silent):
             await postgres.reset(list(WHILE_FENCED))
