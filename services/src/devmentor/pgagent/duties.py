@@ -279,8 +279,8 @@ class Duties:
     async def _waits_for_the_stream(self, rule: Rule) -> bool:
         """Connected to the right leader and not streaming: whether there is nothing to do but wait.
 
-        The histories are compared again each 5 s. A node that the rule does without, and whose leader answers it, lacks WAL
-        that nobody has any more: after a minute it is copied anew.
+        The histories are compared again each 5 s. A node that the rule does without, and whose leader answers it, lacks
+        WAL that nobody has any more: after a minute it is copied anew.
         """
         agent, now = self._agent, time.monotonic()
         self._stuck_since = self._stuck_since or now
