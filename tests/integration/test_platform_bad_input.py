@@ -52,7 +52,9 @@ def members(inventory: Path) -> list[str]:
 def digest(inventory: Path, host: str) -> str:
     """What a deployment would change on a host: configuration, software, packages, what starts at boot."""
     script = (
-        "find /etc /opt -xdev -type f -not -name adjtime -print0 | sort -z | xargs -0 sha256sum; dpkg-query -W;"
+        # PgBouncer's targets are the agent's: it takes a replica that is off out of the readers' list, and back in.
+        "find /etc /opt -xdev -type f -not -name adjtime -not -path /etc/pgbouncer/targets.ini -print0 |"
+        " sort -z | xargs -0 sha256sum; dpkg-query -W;"
         # What is done or was never started by itself comes and goes (timers, logins): the platform's services do not.
         "systemctl list-unit-files --plain --no-legend --state=enabled | sort"
     )
