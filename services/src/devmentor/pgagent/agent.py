@@ -254,10 +254,9 @@ class Agent:
     # What it asks others
 
     async def look_around(self, but: str = "", limit_s: float = CALL_LIMIT_S) -> None:
-        """The other PostgreSQL nodes' statuses (`but` one), and what they know to be committed."""
+        """The other PostgreSQL nodes' statuses (`but` one, of which the last answer stands), and what they know to be
+        committed."""
         others = [name for name in self.settings.nodes if name not in (self.settings.node, but)]
-        if but:
-            self.view.pop(but, None)
         answers, failures = await self.peers.many(others, "status", limit_s=limit_s)
         for name in failures:
             self.view.pop(name, None)

@@ -136,6 +136,8 @@ class Duties:
             return
         await agent.look_around(but=rule.leader, limit_s=0.3)  # the leader is silent: asking it would only take time
         statuses = agent.statuses()
+        paused = any(status["paused"]["until"] > time.time() for status in statuses.values())
+        statuses.pop(rule.leader, None)  # said before it was silent, perhaps
         suspecting = [
             name
             for name, status in statuses.items()
@@ -154,7 +156,7 @@ class Duties:
         if now - self._quorum_since < rank * STAGGER_S:
             return
         why = f"{', '.join(sorted(suspecting))} suspect {rule.leader}: {agent.suspicion['reason']}"
-        if agent.settings.observe_only or any(s["paused"]["until"] > time.time() for s in statuses.values()):
+        if agent.settings.observe_only or paused:
             log.warning("no failover: paused or observing only", extra={"would": why})
             await asyncio.sleep(1)
             return

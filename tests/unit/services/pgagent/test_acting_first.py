@@ -46,6 +46,16 @@ async def test_a_follower_suspects_after_three_failed_probes(surround):
     assert around.agent.suspicion is None
 
 
+async def test_a_leader_whose_agent_calls_its_disk_full_stays_suspected(surround):
+    around = surround("pg2")
+    around.neighbours.status["pg1"]["unwell"] = "disk full"
+    await around.live(5)
+    for _ in range(20):
+        await around.live(0.3)
+        assert around.agent.suspicion
+        assert around.agent.suspicion["reason"] == "disk full"
+
+
 async def test_just_booted_nobody_suspects_a_leader_that_never_answered(surround, monkeypatch):
     around = surround("pg2", startup_grace_s=15)
     monkeypatch.setattr("devmentor.pgagent.duties.booted_at", CLOCK.time)
@@ -168,6 +178,29 @@ async def test_nobody_acts_while_anybody_is_paused_and_afterwards_somebody_does(
     await around.live(19)
     assert around.neighbours.calls("fence") == []
     await around.live(5)
+    assert around.neighbours.calls("fence") == ["pg3", "pg4"]
+
+
+async def test_a_paused_leader_whose_agent_answers_is_not_replaced(surround):
+    around = surround("pg2")
+    around.neighbours.status["pg1"]["paused"] = {"until": CLOCK.time() + 600, "reason": "its disk is replaced"}
+    around.neighbours.dead.add("pg1")
+    around.neighbours.suspect("pg3", "pg4")
+    await around.live(60)
+    assert around.agent.suspicion is not None
+    assert around.neighbours.calls("fence") == []
+    around.neighbours.status["pg1"]["paused"] = {"until": 0, "reason": ""}
+    await around.live(5)
+    assert around.neighbours.calls("fence") == ["pg3", "pg4"]
+
+
+async def test_a_pause_of_a_leader_that_is_gone_holds_back_nobody(surround):
+    """The operator resumes on those that answer; nobody can resume the one that is gone."""
+    around = surround("pg2")
+    around.neighbours.status["pg1"]["paused"] = {"until": CLOCK.time() + 600, "reason": "its disk is replaced"}
+    await around.live(5)
+    lose_the_leader(around)
+    await around.live(8)
     assert around.neighbours.calls("fence") == ["pg3", "pg4"]
 
 
