@@ -150,8 +150,8 @@ class Duties:
         self._quorum_since = self._quorum_since or now
         nodes = agent.settings.nodes
         rank = sorted(suspecting, key=lambda name: (-nodes[name].priority, name)).index(agent.settings.node)
-        others = [s["promise"] for s in statuses.values() if s["promise"]["epoch"] > rule.epoch]
-        if any(time.time() - promise["at"] < RECENT_S for promise in others) or _under_way(statuses, rule):
+        others = [status for status in statuses.values() if status["promise"]["epoch"] > rule.epoch]
+        if any(_promised_for(status) < RECENT_S for status in others) or _under_way(statuses, rule):
             return  # somebody is at it
         if now - self._quorum_since < rank * STAGGER_S:
             return
@@ -206,12 +206,12 @@ class Duties:
         if newest.leader != agent.settings.node:
             return  # it cannot acknowledge anything, and somebody will be chosen
         above = [
-            status["promise"]
+            status
             for status in agent.statuses().values()
             if status["promise"]["epoch"] > newest.epoch  # of any node: one that left the rule could not come back
         ]
         if above:
-            waited = time.time() - max(promise["at"] for promise in above)
+            waited = min(map(_promised_for, above))
             busy = agent.controller.busy or _under_way(agent.statuses(), newest)
             if waited > agent.settings.reaffirm_after_s and not busy:
                 outcome = await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
@@ -379,10 +379,15 @@ def booted_at() -> float:
         return 0.0
 
 
+def _promised_for(status: dict[str, Any]) -> float:
+    """Since how many seconds, by that node's own clock: the clocks of two hosts may differ."""
+    return float(status["now"] - status["promise"]["at"])
+
+
 def _under_way(statuses: dict[str, Any], rule: Rule) -> bool:
     """Whether a candidate above `rule` is alive and about to commit: a further election would only set it back."""
     return any(
         (status.get("committing") or {}).get("epoch", 0) > rule.epoch
-        and time.time() - (status.get("waits_since") or 0) < COMMIT_PATIENCE_S
+        and status["now"] - (status.get("waits_since") or 0) < COMMIT_PATIENCE_S
         for status in statuses.values()
     )

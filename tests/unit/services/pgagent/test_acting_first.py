@@ -145,13 +145,26 @@ async def test_nobody_acts_while_a_pretended_peer_has_just_promised(surround):
     assert around.neighbours.body("fence")["epoch"] == 3
 
 
-async def test_nobody_acts_while_another_candidate_waits_for_its_row_and_then_somebody_does(surround):
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+async def test_a_pretended_peers_clock_does_not_tell_how_long_ago_it_promised(surround, ahead_s):
     around = surround("pg2")
     await around.live(5)
+    around.neighbours.status["pg3"]["clock_ahead_s"] = ahead_s
+    lose_the_leader(around)
+    around.neighbours.promise("pg3", 2)
+    promised = CLOCK.now
+    assert 3.0 <= await delay(around, promised) < 5.0
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, 0.0, 3600.0])
+async def test_nobody_acts_while_another_candidate_waits_for_its_row_and_then_somebody_does(surround, ahead_s):
+    around = surround("pg2")
+    await around.live(5)
+    around.neighbours.status["pg3"]["clock_ahead_s"] = ahead_s
     lose_the_leader(around)
     around.neighbours.promise("pg3", 2, ago_s=60)
     row = {**FIRST.as_dict(), "epoch": 2, "leader": "pg3", "followers": ["pg2", "pg4"], "w": 1}
-    around.neighbours.status["pg3"].update(committing=row, waits_since=CLOCK.time())
+    around.neighbours.status["pg3"].update(committing=row, waits_since=CLOCK.time() + ahead_s)
     began = CLOCK.now
     await around.live(14)
     assert around.neighbours.calls("fence") == []
