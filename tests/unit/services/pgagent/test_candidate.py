@@ -1,0 +1,270 @@
+"""The candidate among pretended followers: promote, repoint, commit the row, lead the poolers (leading.py)."""
+
+import pytest
+
+from devmentor.pgagent.peers import CallFailed
+from devmentor.pgagent.sql import Silent
+from devmentor_ha.rules import Need, next_rule
+from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN, Standby, promised, raising, refused
+
+SECOND = next_rule([FIRST], "pg2", 2)  # pg2 leads pg3 and pg4
+BOTH = Need(2, frozenset({"pg3", "pg4"}))
+FINAL = 'synchronous_standby_names = ANY 1 ("pg3", "pg4")'
+
+
+async def told_to_lead(around, epoch=2, controller="pg3/c", need=BOTH, rule=SECOND):
+    """Fenced, and chosen."""
+    await around.ask("fence", {"epoch": epoch, "controller": controller})
+    around.journal.clear()
+    return await around.ask("lead", lead_body(epoch, controller, need, rule))
+
+
+def lead_body(epoch=2, controller="pg3/c", need=BOTH, rule=SECOND):
+    return {
+        "epoch": epoch,
+        "controller": controller,
+        "rule": rule.as_dict(),
+        "need": {"count": need.count, "among": sorted(need.among)},
+        "fenced": ["pg2", "pg3", "pg4"],
+    }
+
+
+def stay_behind(around, *names):
+    """They stream, but do not flush this node's WAL."""
+    for name in names:
+        around.neighbours.answers[name, "repoint"] = lambda _body, name=name: around.server.standbys.update(
+            {name: Standby(flushed=LSN)}
+        )
+
+
+async def test_nobody_is_named_until_the_pretended_followers_have_flushed_the_row(surround):
+    around = surround("pg2")
+    await around.look()
+    stay_behind(around, "pg3", "pg4")
+    await told_to_lead(around)
+    await around.live(5)
+    order = around.journal
+    assert order.index(f"synchronous_standby_names = {FENCED}") < order.index("promote") < order.index("row 2.0")
+    assert around.server.applied["synchronous_standby_names"] == FENCED
+    assert FINAL not in order
+    assert around.neighbours.calls("retarget") == []
+    assert around.leading.rule is None
+    assert around.state.committed == FIRST
+    assert around.state.archive_held
+
+    around.server.standbys["pg3"].flushed = None  # one of the two that the row needs
+    await around.live(5)
+    assert around.server.applied["synchronous_standby_names"] == FENCED
+    assert around.leading.rule is None
+
+    around.server.standbys["pg4"].flushed = None
+    await around.live(2)
+    assert around.leading.rule == SECOND
+    assert around.state.committed == SECOND
+    assert not around.state.archive_held
+    assert order.index("row 2.0") < order.index(FINAL) < order.index("pool1 retarget")
+    assert around.neighbours.body("retarget") == {"rule": SECOND.as_dict(), "replicas": ["pg3", "pg4"]}
+
+
+async def test_the_status_says_that_a_row_waits_and_since_when(surround):
+    around = surround("pg2")
+    await around.look()
+    stay_behind(around, "pg3", "pg4")
+    began = CLOCK.time()
+    await told_to_lead(around)
+    await around.live(5)
+    status = await around.ask("status")
+    assert status["committing"] == SECOND.as_dict()
+    assert began <= status["waits_since"] <= began + 1
+    assert status["leading"] is None
+    assert status["writes_blocked"]
+
+
+async def test_after_the_commit_come_checkpoint_a_new_segment_and_what_the_fence_had_set(surround):
+    around = surround("pg2", restore_command="fetch %f %p")
+    await around.look()
+    await told_to_lead(around)
+    await around.live(5)
+    order = around.journal
+    assert order.index("pool2 retarget") < order.index("checkpoint") < order.index("switch segment")
+    assert around.server.applied["restore_command"] == "fetch %f %p"
+    assert "wal_retrieve_retry_interval" not in around.server.applied
+
+
+async def test_the_fenced_pretended_followers_are_repointed_before_the_row_can_be_committed(surround):
+    around = surround("pg2")
+    await around.look()
+    await told_to_lead(around)
+    await around.live(2)
+    assert sorted(around.neighbours.calls("repoint")) == ["pg3", "pg4"]
+    leader = around.neighbours.body("repoint")["leader"]
+    assert (leader["node"], leader["rule"], leader["postgres"]["timeline"]) == ("pg2", SECOND.as_dict(), 2)
+    assert leader["lineage"][-1] == {"timeline": 2, "epoch": 2, "end": None}
+
+
+async def test_a_pretended_follower_that_refuses_is_asked_again_and_one_that_promised_more_is_not(surround):
+    around = surround("pg2")
+    await around.look()
+    around.neighbours.answers["pg3", "repoint"] = raising(refused("pg3"))
+    around.neighbours.answers["pg4", "repoint"] = raising(promised("pg4", 3))
+    await told_to_lead(around)
+    await around.live(3)
+    calls = around.neighbours.calls("repoint")
+    assert calls.count("pg3") > 3
+    assert calls.count("pg4") == 1
+
+
+async def test_a_leader_that_is_reaffirmed_is_not_promoted(surround):
+    around = surround("pg1")
+    again = next_rule([FIRST], "pg1", 2)
+    await told_to_lead(around, need=Need(2, FIRST.followers), rule=again)
+    await around.live(3)
+    assert "promote" not in around.journal
+    assert not around.state.archive_held
+    assert around.leading.rule == again
+
+
+async def test_who_promised_more_does_not_lead(surround):
+    around = surround("pg2")
+    await around.ask("fence", {"epoch": 2, "controller": "pg3/c"})
+    await around.ask("fence", {"epoch": 3, "controller": "pg4/d"})
+    around.journal.clear()
+    for other in (lead_body(), lead_body(epoch=3, controller="pg3/c"), lead_body(epoch=4)):
+        with pytest.raises(CallFailed) as failure:
+            await around.ask("lead", other)
+        assert failure.value.body["error"]["code"] == "promised"
+    await around.live(3)
+    assert around.journal == []
+
+
+async def test_a_promise_between_the_call_and_the_promotion_stops_it(surround):
+    """The call is accepted while a fence of a higher epoch holds the lock."""
+    around = surround("pg2")
+    await around.ask("fence", {"epoch": 2, "controller": "pg3/c"})
+    around.journal.clear()
+    async with around.agent.lock:
+        await around.ask("lead", lead_body())
+        await around.live(0.1)
+        around.state.set_promise(3, "pg4/d")
+    await around.live(3)
+    assert around.journal == []
+
+
+async def test_a_promise_while_the_row_waits_stops_the_commit(surround):
+    around = surround("pg2")
+    await around.look()
+    stay_behind(around, "pg3", "pg4")
+    await told_to_lead(around)
+    await around.live(2)
+    await around.ask("fence", {"epoch": 3, "controller": "pg4/d"})
+    around.journal.clear()
+    for standby in around.server.standbys.values():
+        standby.flushed = None
+    await around.live(2)
+    assert around.server.applied["synchronous_standby_names"] == FENCED
+    assert around.neighbours.calls("retarget") == []
+    assert around.state.committed == FIRST
+    assert around.leading.rule is None
+
+
+async def test_a_promise_at_the_commit_point_leaves_the_setting_of_the_fence(surround):
+    """The row is on its quorum, but the fence got the lock first."""
+    around = surround("pg2")
+    await around.look()
+    stay_behind(around, "pg3", "pg4")
+    await told_to_lead(around)
+    await around.live(2)
+    async with around.agent.lock:
+        for standby in around.server.standbys.values():
+            standby.flushed = None
+        await around.live(0.2)
+        around.state.set_promise(3, "pg4/d")
+    await around.live(2)
+    assert FINAL not in around.journal
+    assert around.neighbours.calls("retarget") == []
+
+
+async def test_a_promotion_that_does_not_end_writes_no_row(surround):
+    around = surround("pg2")
+    await around.look()
+    around.server.before["pg_promote"] = raising(Silent("PostgreSQL of this host: no answer in 12 s"))
+    await told_to_lead(around)
+    await around.live(3)
+    assert "row 2.0" not in around.journal
+    assert around.neighbours.calls("repoint") == []
+
+
+async def test_a_candidate_that_lost_its_connection_commits_the_row_again(surround):
+    around = surround("pg2")
+    await around.look()
+    stay_behind(around, "pg3", "pg4")
+    await told_to_lead(around)
+    await around.live(2)
+    around.server.before["pg_stat_replication WHERE flush_lsn"] = raising(Silent("PostgreSQL of this host: no answer"))
+    await around.live(2)
+    around.server.before.clear()
+    for standby in around.server.standbys.values():
+        standby.flushed = None
+    await around.live(3)
+    assert around.leading.rule == SECOND
+    assert around.journal.count("row 2.0") > 1
+
+
+# A restarted agent
+
+
+def half_promoted(around):
+    """Its WAL has the row, and nobody knows whether it was committed."""
+    server = around.server
+    server.in_recovery, server.timeline, server.rules = False, 2, [FIRST, SECOND]
+    (server.data / "standby.signal").unlink()
+    (server.data / "pg_wal" / "00000002.history").write_text(f"1\t0/{LSN:X}\tno\n")
+    server.write_conf({"synchronous_standby_names": FENCED})
+    server.take_up()
+    around.journal.clear()
+    around.state.set_promise(2, "pg3/c")
+
+
+async def test_a_row_that_may_not_be_committed_is_committed_again_under_both_rules(surround):
+    """One of pg3 and pg4 would do for rule 2.0, and one of them for 1.0, of whose two pg2 itself is one."""
+    around = surround("pg2")
+    half_promoted(around)
+    around.server.standbys = {"pg3": Standby(flushed=LSN), "pg4": Standby(flushed=LSN)}
+    await around.live(5)
+    assert around.leading.rule is None
+    assert around.server.applied["synchronous_standby_names"] == FENCED
+    assert around.neighbours.calls("retarget") == []
+    around.server.standbys["pg4"].flushed = None
+    await around.live(2)
+    assert around.leading.rule == SECOND
+    assert around.neighbours.calls("retarget") == ["pool1", "pool2"]
+
+
+async def test_the_setting_alone_proves_no_commit(surround):
+    around = surround("pg2")
+    half_promoted(around)
+    around.server.write_conf({"synchronous_standby_names": FINAL.partition(" = ")[2]})
+    around.server.take_up()
+    await around.live(5)
+    assert around.journal.count("row 2.0") == 1
+    assert around.leading.rule is None
+    assert around.server.applied["synchronous_standby_names"] == FENCED
+
+
+async def test_who_wrote_down_that_its_rule_is_committed_leads_on(surround):
+    around = surround("pg1")
+    around.state.hold_archive(True)
+    await around.live(3)
+    assert around.leading.rule == FIRST
+    assert around.neighbours.calls("retarget") == ["pool1", "pool2"]
+    assert around.journal == ["pool1 retarget", "pool2 retarget"]
+    assert not around.state.archive_held
+
+
+async def test_with_another_setting_than_the_rules_the_rule_is_committed_again(surround):
+    around = surround("pg1")
+    around.server.write_conf({"synchronous_standby_names": FENCED})
+    around.server.take_up()
+    await around.live(3)
+    assert around.journal.count("row 1.0") == 1
+    assert around.server.applied["synchronous_standby_names"] == 'ANY 2 ("pg2", "pg3", "pg4")'
