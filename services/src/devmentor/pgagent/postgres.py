@@ -54,7 +54,7 @@ SELECT json_build_object(
 """
 
 RULES = """
-SELECT epoch, sub, leader, followers, w, prior_epoch, prior_sub FROM ha.rule
+SELECT epoch, sub, leader, followers, w, prior_epoch, prior_sub, removed FROM ha.rule
 WHERE (epoch, sub) >= (SELECT prior_epoch, prior_sub FROM ha.rule ORDER BY epoch DESC, sub DESC, prior_epoch,
                        prior_sub LIMIT 1)
 ORDER BY epoch, sub, leader
@@ -64,7 +64,7 @@ SCHEMA = (
     "CREATE SCHEMA IF NOT EXISTS ha",
     "CREATE TABLE IF NOT EXISTS ha.rule (epoch bigint NOT NULL, sub bigint NOT NULL, leader text NOT NULL, "
     "followers text[] NOT NULL, w int NOT NULL, prior_epoch bigint NOT NULL, prior_sub bigint NOT NULL, "
-    "written_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (epoch, sub, leader))",
+    "removed text[] NOT NULL DEFAULT '{}', written_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (epoch, sub, leader))",
 )
 
 
@@ -127,7 +127,7 @@ class LocalPostgres:
         """The rule rows of this node's WAL, from the last committed on. Raises Silent."""
         if not await self.value("SELECT to_regclass('ha.rule') IS NOT NULL"):
             return []
-        names = ("epoch", "sub", "leader", "followers", "w", "prior_epoch", "prior_sub")
+        names = ("epoch", "sub", "leader", "followers", "w", "prior_epoch", "prior_sub", "removed")
         return [Rule.from_dict(dict(zip(names, row, strict=True))) for row in await self.rows(RULES)]
 
     def history(self, timeline: int) -> list[tuple[int, int]]:
