@@ -94,8 +94,7 @@ class Leading:
             if await postgres.value("SELECT pg_is_in_recovery()"):
                 state.hold_archive(True)
                 log.info("promote", extra={**step, "waits_for": need.setting})
-                if not await postgres.value("SELECT pg_promote(true, 10)", limit_s=12):
-                    raise Silent("pg_promote did not end in 10 s")
+                await postgres.promote(10.0)
                 found = await postgres.observe()
                 state.set_timelines({**state.timelines, str(found["timeline"]): epoch})
                 state.set_following(epoch, agent.settings.node)
