@@ -94,8 +94,9 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
 
-bench-failover: venv ## failover and switchover beside Patroni: ROUNDS=3; writes docs/postgres-ha-bench.md
-	@python -m tests.bench.failover.run --rounds $(or $(ROUNDS),3) --seed $(or $(SEED),1)
+bench-failover: venv ## failover and switchover beside Patroni: ROUNDS=3 PEER_ROUNDS=3; writes docs/postgres-ha-bench.md
+	@python -m tests.bench.failover.run --rounds $(or $(ROUNDS),3) --seed $(or $(SEED),1) \
+	  $(if $(PEER_ROUNDS),--peer-rounds $(PEER_ROUNDS))
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache

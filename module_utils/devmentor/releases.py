@@ -239,9 +239,15 @@ class Releases:
 
 
 def _unpack(archive: Path, target: Path) -> None:
+    """Plain files, as the wheelhouse packs them. (Debian 12's Python has no extraction filters to leave this to.)"""
     try:
         with tarfile.open(archive) as bundle:
-            bundle.extractall(target, filter="data")
+            for member in bundle:
+                content = bundle.extractfile(member) if member.isreg() else None
+                if content is None or member.name != Path(member.name).name:
+                    raise tarfile.ReadError(f"{member.name} is no plain file at its top")
+                with content, (target / member.name).open("wb") as out:
+                    shutil.copyfileobj(content, out)
     except (tarfile.TarError, EOFError) as error:
         archive.unlink()
         raise ReleaseError(

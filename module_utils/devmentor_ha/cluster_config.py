@@ -92,8 +92,10 @@ def change_member(agents: Agents, verb: str, member: str, check: bool) -> dict[s
     answer = ask(agents, leader, "members", {verb: member, "check": check}, CHANGE_LIMIT_S)
     before, after = answer["before"], dict(answer["rule"])
     if answer["changed"] and after == before:  # check mode
-        followers = {*before["followers"], member} if verb == "add" else {*before["followers"]} - {member}
-        after = {**before, "sub": before["sub"] + 1, "followers": sorted(followers), "w": (len(followers) + 1) // 2}
+        followers, removed = {*before["followers"]} - {member}, {*before["removed"]} - {member}
+        (followers if verb == "add" else removed).add(member)
+        sets = {"followers": sorted(followers), "removed": sorted(removed)}
+        after = {**before, **sets, "sub": before["sub"] + 1, "w": (len(followers) + 1) // 2}
     return {
         "changed": bool(answer["changed"]),
         "leader": leader,

@@ -130,5 +130,6 @@ def _forced(rules: Sequence[Rule], candidate: str, epoch: int, present: set[str]
     followers = frozenset(present - {candidate})
     if not followers:
         raise Abort([f"only {candidate} answered: with one copy nothing is acknowledged. Bring one more node back"])
-    rule = Rule(epoch, 0, candidate, followers, write_quorum(len(followers)), rules[0].key)
+    removed = rules[-1].removed - present
+    rule = Rule(epoch, 0, candidate, followers, write_quorum(len(followers)), rules[0].key, removed)
     return Choice(candidate, rule, final_need(rule), tuple(rules))

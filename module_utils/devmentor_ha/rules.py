@@ -34,7 +34,8 @@ def fence_quorum(followers: int) -> int:
 @dataclass(frozen=True, order=False)
 class Rule:
     """Who leads, who follows, how many followers a commit waits for. `prior`: the newest rule known to be committed
-    when this one was written (its own key for the first one)."""
+    when this one was written (its own key for the first one). `removed`: nodes that an operator took out, which do not
+    join again by themselves."""
 
     epoch: int
     sub: int
@@ -42,6 +43,7 @@ class Rule:
     followers: frozenset[str]
     w: int
     prior: Key
+    removed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.epoch < 1 or self.sub < 0:
@@ -50,6 +52,8 @@ class Rule:
             raise RuleError(f"rule {self.epoch}.{self.sub}: a leader needs at least one follower other than itself")
         if self.w != write_quorum(len(self.followers)):
             raise RuleError(f"rule {self.epoch}.{self.sub}: w is {self.w}, not {write_quorum(len(self.followers))}")
+        if self.removed & self.members:
+            raise RuleError(f"rule {self.epoch}.{self.sub}: {sorted(self.removed & self.members)} are in it and removed")
         if self.prior > self.key:
             raise RuleError(f"rule {self.epoch}.{self.sub}: prior {self.prior} is later than itself")
 
@@ -83,6 +87,7 @@ class Rule:
             "w": self.w,
             "prior_epoch": self.prior[0],
             "prior_sub": self.prior[1],
+            "removed": sorted(self.removed),
         }
 
     @classmethod
@@ -96,6 +101,7 @@ class Rule:
                 frozenset(str(name) for name in entry["followers"]),
                 int(entry["w"]),
                 (int(entry["prior_epoch"]), int(entry["prior_sub"])),
+                frozenset(str(name) for name in entry["removed"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RuleError(f"{dict(entry)!r} is no rule: {error}") from error
@@ -214,15 +220,19 @@ def next_rule(rules: Sequence[Rule], leader: str, epoch: int) -> Rule:
     old = max(rules, key=lambda rule: rule.key)
     prior = min(rules, key=lambda rule: rule.key).key
     followers = old.followers - {leader} or old.members - {leader}
-    return Rule(epoch, 0, leader, followers, write_quorum(len(followers)), prior)
+    return Rule(epoch, 0, leader, followers, write_quorum(len(followers)), prior, old.removed - followers - {leader})
 
 
-def changed_followers(rule: Rule, followers: Iterable[str]) -> Rule:
-    """The same leader with other followers; `rule` must be committed. Raises RuleError where nothing would change."""
+def changed_followers(rule: Rule, followers: Iterable[str], removed: Collection[str] | None = None) -> Rule:
+    """The same leader with other followers; `rule` must be committed. `removed`: as before, unless given.
+
+    Raises RuleError where nothing would change.
+    """
     names = frozenset(followers)
-    if names == rule.followers:
+    out = frozenset(rule.removed if removed is None else removed) - names
+    if (names, out) == (rule.followers, rule.removed):
         raise RuleError(f"rule {rule.name} has these followers already")
-    return Rule(rule.epoch, rule.sub + 1, rule.leader, names, write_quorum(len(names)), rule.key)
+    return Rule(rule.epoch, rule.sub + 1, rule.leader, names, write_quorum(len(names)), rule.key, out)
 
 
 def transition(old: Sequence[Rule], new: Rule) -> Need:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.postgres import rounds
 from tests.chaos.postgres.cluster import Cluster, leader_of, wait_until
-from tests.chaos.postgres.run import INVENTORY, deploy
+from tests.chaos.postgres.faults import FAILOVER, Fault, Scene, nothing
+from tests.chaos.postgres.run import EVIDENCE, INVENTORY, deploy
+from tests.integration.newer_packages import SUFFIX, installed, offer
 from tools.runs import ROOT, Run, lab, run
 
 pytestmark = pytest.mark.lab
@@ -131,9 +134,14 @@ def test_a_replica_restarts_leaves_and_joins(play: Play, cluster: Cluster, leade
     play("pg_maintenance", "-e", "maintenance=remove", *target).require()
     short = play("pg_status")
     assert short.status != 0
-    assert f"{follower}: is not in rule" in said(short)
+    assert f"{follower}: was removed from the rule" in said(short)
+    other = next(node for node in cluster.nodes if node not in (leader, follower))
+    play("switchover", "-e", f"target={other}").require()
+    newest = max((view.rule for view in cluster.views().values()), key=lambda rule: (rule["epoch"], rule["sub"]))
+    assert (newest["leader"], newest["removed"]) == (other, [follower])  # the next leader knows it, too
     play("pg_maintenance", "-e", "maintenance=add", *target).require()
-    assert leads(cluster) == leader
+    assert play("pg_maintenance", "-e", "maintenance=add", *target).require().changed() == {}
+    assert leads(cluster) == other
     play("pg_status").require()
 
 
@@ -146,6 +154,23 @@ def test_the_leader_is_not_restarted(play: Play, cluster: Cluster, leader: str):
 def test_an_update_without_newer_packages_changes_nothing(play: Play, cluster: Cluster, leader: str):
     assert play("pg_maintenance", "-e", "maintenance=update").require().changed() == {}
     assert leads(cluster) == leader
+
+
+def test_an_update_takes_the_leader_last_and_fails_no_statement(play: Play, cluster: Cluster, leader: str):
+    packages = ["postgresql-17", "postgresql-client-17"]
+    hosts = [cluster.lab.host(node) for node in cluster.nodes]
+    offer(hosts, packages)
+
+    def update(_: Scene) -> None:
+        assert leader in said(play("pg_maintenance", "-e", "maintenance=update", "--check").require())
+        play("pg_maintenance", "-e", "maintenance=update").require()
+
+    fault = Fault("update", "a newer minor version, host by host", FAILOVER, update, nothing, flawless=True)
+    result = rounds.play(cluster, fault, 1, 1, cluster.poolers, EVIDENCE / "update")
+    assert result.problems == []
+    assert {installed(host, name).endswith(SUFFIX) for host in hosts for name in packages} == {True}
+    assert leads(cluster) != leader
+    assert play("pg_maintenance", "-e", "maintenance=update").require().changed() == {}
 
 
 def test_a_copy_from_the_leader(play: Play, cluster: Cluster, leader: str, follower: str):

@@ -1,6 +1,6 @@
 """`make bench-failover`: this platform's failover and its peer's, one after the other, by the same clients.
 
-    python -m tests.bench.failover.run --rounds 5 [--systems devmentor,patroni-default,patroni-tight]
+    python -m tests.bench.failover.run --rounds 20 --peer-rounds 10 [--systems devmentor,patroni-default,patroni-tight]
 
 For each system and round: the primary's host loses power; a planned switchover. For the platform also the floor of a
 switchover: what pausing the poolers, leading them to another host and resuming costs without any failover. Rounds are
@@ -88,6 +88,7 @@ def systems(names: list[str]) -> Iterator[tuple[str, Target, list[str], list[Fau
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench-failover", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-rounds", type=int, help="of each setting of the peer; as --rounds by default")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     options = parser.parse_args(arguments)
@@ -95,9 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted(set(names) - set(SYSTEMS)):
         parser.error(f"unknown system {', '.join(unknown)}; known: {', '.join(SYSTEMS)}")
     version, bad = commit(), 0
+    peer_rounds = options.rounds if options.peer_rounds is None else options.peer_rounds
     try:
         for name, target, outside, faults in systems(names):
-            for number in range(1, options.rounds + 1):
+            for number in range(1, (options.rounds if name == "devmentor" else peer_rounds) + 1):
                 for fault in faults:
                     evidence: Path = EVIDENCE / f"bench-{name}-{fault.name}-{number}"
                     result = play(target, fault, options.seed, number, outside, evidence, direct=False)

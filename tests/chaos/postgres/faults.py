@@ -238,7 +238,7 @@ def twin_timelines(scene: Scene) -> None:
     epoch, old = fence(scene, scene.followers, controller)
     others = sorted(set(scene.followers) - {first})
     prior = {"prior_epoch": old["epoch"], "prior_sub": old["sub"]}
-    rule = {"epoch": epoch, "sub": 0, "leader": first, "followers": others, "w": 1, **prior}
+    rule = {"epoch": epoch, "sub": 0, "leader": first, "followers": others, "w": 1, "removed": [], **prior}
     need = {"count": 1, "among": ["nobody"]}
     body = {"epoch": epoch, "controller": controller, "rule": rule, "need": need, "fenced": [first]}
     call(scene.host(first), "lead", body)

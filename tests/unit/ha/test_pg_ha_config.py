@@ -135,6 +135,7 @@ def test_removal_in_check_mode_shows_the_rule_that_would_be(run, cluster):
     result = run("pg_ha_config", check=True, action="remove", member="pg4")
     assert cluster.sent == [("pg1", "members", {"remove": "pg4", "check": True})]
     assert "sub: 1" in result["diff"]["after"]
+    assert 'removed: ["pg4"]' in result["diff"]["after"]
     assert result["rule"] == FIRST.as_dict()
 
 

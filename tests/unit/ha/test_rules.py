@@ -207,6 +207,29 @@ def test_the_next_rule() -> None:
     assert rules.next_rule([three, tried], "pg4", 3) == Rule(3, 0, "pg4", frozenset({"pg3"}), 1, (1, 0))
 
 
+def test_a_removed_node_stays_removed_whoever_leads() -> None:
+    three = rules.first_rule("pg1", ["pg2", "pg3", "pg4"])
+    removed = rules.changed_followers(three, ["pg2", "pg3"], ["pg4"])
+    assert removed == Rule(1, 1, "pg1", frozenset({"pg2", "pg3"}), 1, (1, 0), frozenset({"pg4"}))
+    assert rules.next_rule([removed], "pg2", 2).removed == {"pg4"}
+    assert rules.changed_followers(removed, ["pg2"]).removed == {"pg4"}  # a loss after it
+    assert Rule.from_dict(removed.as_dict()) == removed
+    back = rules.changed_followers(removed, ["pg2", "pg3", "pg4"], [])
+    assert (back.followers, back.removed) == (three.followers, frozenset())
+    # Who is let lead all the same, where data was given up, is in it again.
+    assert rules.next_rule([removed], "pg4", 2).removed == frozenset()
+
+
+def test_nobody_is_in_a_rule_and_removed_from_it() -> None:
+    with pytest.raises(RuleError, match="removed"):
+        Rule(1, 1, "pg1", frozenset({"pg2"}), 1, (1, 0), frozenset({"pg2"}))
+
+
+def test_a_node_that_does_not_follow_can_be_removed() -> None:
+    two = rules.first_rule("pg1", ["pg2", "pg3"])
+    assert rules.changed_followers(two, two.followers, ["pg4"]).removed == {"pg4"}
+
+
 def test_changed_followers_change_something() -> None:
     rule = rules.first_rule("pg1", ["pg2", "pg3"])
     assert rules.changed_followers(rule, ["pg3"]) == Rule(1, 1, "pg1", frozenset({"pg3"}), 1, (1, 0))

@@ -42,7 +42,6 @@ class Agent:
         self.controller = Controller(self)
         self.pooler = Pooler(self) if "pgbouncer" in settings.duties else None
         self.lock = asyncio.Lock()
-        self.removed: set[str] = set()
         self.busy = ""  # a long work that keeps the server stopped
         self.acting = ""
         self.suspicion: dict[str, Any] | None = None

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -24,8 +24,8 @@ NOBODY_NEED = Need(1, frozenset({NOBODY}))
 LAG_LIMIT_BYTES = 16 * 1024 * 1024
 
 WRITE_RULE = """
-INSERT INTO ha.rule (epoch, sub, leader, followers, w, prior_epoch, prior_sub)
-VALUES (%(epoch)s, %(sub)s, %(leader)s, %(followers)s, %(w)s, %(prior_epoch)s, %(prior_sub)s)
+INSERT INTO ha.rule (epoch, sub, leader, followers, w, prior_epoch, prior_sub, removed)
+VALUES (%(epoch)s, %(sub)s, %(leader)s, %(followers)s, %(w)s, %(prior_epoch)s, %(prior_sub)s, %(removed)s)
 ON CONFLICT (epoch, sub, leader) DO UPDATE SET written_at = now()
 """
 
@@ -94,8 +94,7 @@ class Leading:
             if await postgres.value("SELECT pg_is_in_recovery()"):
                 state.hold_archive(True)
                 log.info("promote", extra={**step, "waits_for": need.setting})
-                if not await postgres.value("SELECT pg_promote(true, 10)", limit_s=12):
-                    raise Silent("pg_promote did not end in 10 s")
+                await postgres.promote(10.0)
                 found = await postgres.observe()
                 state.set_timelines({**state.timelines, str(found["timeline"]): epoch})
                 state.set_following(epoch, agent.settings.node)
@@ -165,7 +164,7 @@ class Leading:
                 await connection.execute("SET synchronous_commit = local")
                 for statement in SCHEMA if rule.key == (1, 0) else ():
                     await connection.execute(statement)
-                await connection.execute(WRITE_RULE, {**rule.as_dict(), "followers": sorted(rule.followers)})
+                await connection.execute(WRITE_RULE, rule.as_dict())
                 cursor = await connection.execute("SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint")
                 row = await cursor.fetchone()
                 assert row is not None
@@ -209,11 +208,11 @@ class Leading:
         await self._commit(rule, final_need(rule), final_need(rule))
         return rule
 
-    async def change(self, followers: Iterable[str]) -> Rule:
+    async def change(self, followers: Iterable[str], removed: Collection[str] | None = None) -> Rule:
         """The same leader, other followers: acknowledged under the old quorum and the new one."""
         assert self.rule is not None
         old = self.rule
-        new = changed_followers(old, followers)
+        new = changed_followers(old, followers, removed)
         log.info("change of followers", extra={"rule": new.name, "followers": sorted(new.followers)})
         need = transition([old], new)
         await self._commit(new, need, need)
@@ -245,7 +244,7 @@ class Leading:
         joining = sorted(
             node
             for node, since in self._present_since.items()
-            if node not in rule.followers and now - since >= settings.grow_after_s and node not in agent.removed
+            if node not in rule.followers and now - since >= settings.grow_after_s and node not in rule.removed
         )
         leaving = sorted(
             node

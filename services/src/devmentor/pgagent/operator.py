@@ -58,14 +58,16 @@ class Operator:
             raise ApiError(
                 400, "invalid_value", f"{name!r} is no other PostgreSQL node ({', '.join(agent.settings.nodes)})"
             )
-        wanted = rule.followers - {name} if body.get("remove") else rule.followers | {name}
+        if body.get("remove"):
+            wanted, removed = rule.followers - {name}, rule.removed | {name}
+        else:
+            wanted, removed = rule.followers | {name}, rule.removed - {name}
         if not wanted:
             raise refused(f"{name} is the only follower; without it no commit could be acknowledged")
-        if not body.get("check"):
-            (agent.removed.add if body.get("remove") else agent.removed.discard)(name)
-        if wanted == rule.followers or body.get("check"):
-            return {"changed": wanted != rule.followers, "before": rule.as_dict(), "rule": rule.as_dict()}
-        new = await leading.change(wanted)
+        changes = (wanted, removed) != (rule.followers, rule.removed)
+        if not changes or body.get("check"):
+            return {"changed": changes, "before": rule.as_dict(), "rule": rule.as_dict()}
+        new = await leading.change(wanted, removed)
         return {"changed": True, "before": rule.as_dict(), "rule": new.as_dict()}
 
     async def _bootstrap(self, check: bool) -> Body:

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from devmentor.pgagent.agent import Agent
 
 log = logging.getLogger(__name__)
+
+Rows = list[dict[str, Any]]
+Say = Callable[..., Awaitable[Rows]]
+"""A command of the console and its limit in seconds (2 by default). Raises Silent."""
 
 BACKENDS = ("{0}", "{0}_ro", "{0}_session")
 
@@ -67,22 +73,33 @@ class Pooler:
             "databases": self._databases,
         }
 
-    async def command(self, statement: str, limit_s: float = 2.0) -> list[dict[str, Any]]:
-        """A console command. Raises Silent."""
+    @asynccontextmanager
+    async def _commands(self) -> AsyncIterator[Say]:
+        """The console, for commands one after the other: a switchover's stall has many of them. Raises Silent."""
         try:
-            connection = await connect(self._console, limit_s)
+            connection = await connect(self._console, 2.0)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            raise _silent("connect", error) from error
+
+        async def say(statement: str, limit_s: float = 2.0) -> Rows:
             try:
                 return await bounded(connection, _run(connection, statement), limit_s)
-            finally:
-                sever(connection)
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            said = str(error).strip() or type(error).__name__
-            raise Silent(f"PgBouncer of this host, {statement}: {said}") from error
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                raise _silent(statement, error) from error
+
+        try:
+            yield say
+        finally:
+            sever(connection)
 
     async def observe(self) -> None:
         """What the pools do. Raises Silent."""
-        states = {row["name"]: row for row in await self.command("SHOW DATABASES")}
-        pools = await self.command("SHOW POOLS")
+        async with self._commands() as say:
+            await self._observe(say)
+
+    async def _observe(self, say: Say) -> None:
+        states = {row["name"]: row for row in await say("SHOW DATABASES")}
+        pools = await say("SHOW POOLS")
         self._databases = {
             name: {
                 "host": states[name]["host"],
@@ -124,21 +141,20 @@ class Pooler:
     async def apply(self) -> None:
         """Have PgBouncer do what the file says. Raises Silent."""
         leader = self._follows()[2]
-        await self.command("RELOAD")
-        if leader:
-            address = self._settings.nodes[leader].address
-            write = {self.names()[0], self.names()[2]}
-            stuck = {
-                row["database"]
-                for row in await self.command("SHOW SERVERS")
-                if row["database"] in write and row["addr"] != address and row["state"] != "idle"
-            }
-            for name in sorted(stuck):
-                log.info("drop clients of the former leader", extra={"database": name})
-                await self.command(f"KILL {name}")
-        for row in await self.command("SHOW DATABASES"):
-            if row["name"] in self.names() and int(row["paused"]):
-                await self.command(f"RESUME {row['name']}")
+        async with self._commands() as say:
+            await say("RELOAD")
+            if leader:
+                address = self._settings.nodes[leader].address
+                write = {self.names()[0], self.names()[2]}
+                stuck = {
+                    row["database"]
+                    for row in await say("SHOW SERVERS")
+                    if row["database"] in write and row["addr"] != address and row["state"] != "idle"
+                }
+                for name in sorted(stuck):
+                    log.info("drop clients of the former leader", extra={"database": name})
+                    await say(f"KILL {name}")
+            await _resume(say, self.names())
 
     async def act(self, action: str, deadline_s: float) -> dict[str, Any]:
         """`pause`, `resume`, `reload` or `kill`; a pause that does not end in time is taken back. Raises Silent.
@@ -146,32 +162,29 @@ class Pooler:
         A pause waits for transactions. Sessions of the session entry have no end to wait for: they are dropped, last.
         """
         write = [self.names()[0], self.names()[2]]
-        await self.observe()
-        before = dict(self._databases)
-        if action == "pause":
-            try:
-                await self.command(f"PAUSE {write[0]}", deadline_s)
-                await self.command(f"KILL {write[1]}", deadline_s)
-            except (TimeoutError, Silent) as error:
-                await self._resume(write)
-                raise Silent(
-                    f"PgBouncer of this host has transactions that do not end in {deadline_s:g} s; resumed"
-                ) from error
-        elif action == "resume":
-            await self._resume(write)
-        elif action == "reload":
-            await self.command("RELOAD")
-        else:
-            for name in write:
-                await self.command(f"KILL {name}")
-            await self._resume(write)
-        await self.observe()
+        async with self._commands() as say:
+            await self._observe(say)
+            before = dict(self._databases)
+            if action == "pause":
+                try:
+                    await say(f"PAUSE {write[0]}", deadline_s)
+                    await say(f"KILL {write[1]}", deadline_s)
+                except Silent as error:
+                    async with self._commands() as another:  # the first connection still waits for its pause
+                        await _resume(another, write)
+                    raise Silent(
+                        f"PgBouncer of this host has transactions that do not end in {deadline_s:g} s; resumed"
+                    ) from error
+            elif action == "resume":
+                await _resume(say, write)
+            elif action == "reload":
+                await say("RELOAD")
+            else:
+                for name in write:
+                    await say(f"KILL {name}")
+                await _resume(say, write)
+            await self._observe(say)
         return {"before": before, "after": self._databases}
-
-    async def _resume(self, names: list[str]) -> None:
-        for row in await self.command("SHOW DATABASES"):
-            if row["name"] in names and int(row["paused"]):
-                await self.command(f"RESUME {row['name']}")
 
     async def follow(self, rule: Rule | None, replicas: list[str]) -> None:
         """The pull: whatever the leader's push did not bring. Raises Silent."""
@@ -187,7 +200,17 @@ class Pooler:
                 await self.apply()  # the file was written and the rest interrupted
 
 
-async def _run(connection: psycopg.AsyncConnection[Any], statement: str) -> list[dict[str, Any]]:
+async def _resume(say: Say, names: list[str]) -> None:
+    for row in await say("SHOW DATABASES"):
+        if row["name"] in names and int(row["paused"]):
+            await say(f"RESUME {row['name']}")
+
+
+def _silent(what: str, error: BaseException) -> Silent:
+    return Silent(f"PgBouncer of this host, {what}: {str(error).strip() or type(error).__name__}")
+
+
+async def _run(connection: psycopg.AsyncConnection[Any], statement: str) -> Rows:
     cursor = psycopg.AsyncClientCursor(connection)
     await cursor.execute(statement.encode())
     if cursor.description is None:

@@ -54,7 +54,7 @@ SELECT json_build_object(
 """
 
 RULES = """
-SELECT epoch, sub, leader, followers, w, prior_epoch, prior_sub FROM ha.rule
+SELECT epoch, sub, leader, followers, w, prior_epoch, prior_sub, removed FROM ha.rule
 WHERE (epoch, sub) >= (SELECT prior_epoch, prior_sub FROM ha.rule ORDER BY epoch DESC, sub DESC, prior_epoch,
                        prior_sub LIMIT 1)
 ORDER BY epoch, sub, leader
@@ -64,7 +64,8 @@ SCHEMA = (
     "CREATE SCHEMA IF NOT EXISTS ha",
     "CREATE TABLE IF NOT EXISTS ha.rule (epoch bigint NOT NULL, sub bigint NOT NULL, leader text NOT NULL, "
     "followers text[] NOT NULL, w int NOT NULL, prior_epoch bigint NOT NULL, prior_sub bigint NOT NULL, "
-    "written_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (epoch, sub, leader))",
+    "removed text[] NOT NULL DEFAULT '{}', written_at timestamptz NOT NULL DEFAULT now(), "
+    "PRIMARY KEY (epoch, sub, leader))",
 )
 
 
@@ -127,7 +128,7 @@ class LocalPostgres:
         """The rule rows of this node's WAL, from the last committed on. Raises Silent."""
         if not await self.value("SELECT to_regclass('ha.rule') IS NOT NULL"):
             return []
-        names = ("epoch", "sub", "leader", "followers", "w", "prior_epoch", "prior_sub")
+        names = ("epoch", "sub", "leader", "followers", "w", "prior_epoch", "prior_sub", "removed")
         return [Rule.from_dict(dict(zip(names, row, strict=True))) for row in await self.rows(RULES)]
 
     def history(self, timeline: int) -> list[tuple[int, int]]:
@@ -143,6 +144,15 @@ class LocalPostgres:
     async def checkpoint(self, limit_s: float = 300.0) -> None:
         """Over a connection of its own: it may take long, and the server is looked at meanwhile. Raises Silent."""
         await fresh_rows(f"{self.conninfo} options=''", "CHECKPOINT", limit_s, "PostgreSQL of this host")
+
+    async def promote(self, limit_s: float) -> None:
+        """End recovery; pg_promote's own wait looks ten times a second only. Raises Silent where it does not end."""
+        deadline = time.monotonic() + limit_s
+        await self.rows("SELECT pg_promote(false)")
+        while await self.value("SELECT pg_is_in_recovery()"):
+            if time.monotonic() > deadline:
+                raise Silent(f"PostgreSQL of this host was not promoted in {limit_s:g} s")
+            await asyncio.sleep(0.01)
 
     async def have_slots(self, names: list[str]) -> None:
         """Physical slots for the nodes that may follow; rewind and copies bring none. Raises Silent."""
