@@ -314,9 +314,12 @@ class Bouncer:
     stuck: bool = False
     down: bool = False
 
-    async def command(self, statement: str, limit_s: float = 2.0) -> list[dict[str, Any]]:
+    async def connect(self, _conninfo: str, _limit_s: float) -> Any:
         if self.down:
-            raise Silent("PgBouncer of this host: connection refused")
+            raise OSError("connection refused")
+        return _Connection(None)
+
+    async def run(self, _connection: Any, statement: str) -> list[dict[str, Any]]:
         if statement == "SHOW DATABASES":
             return [{"name": n, "host": h, "paused": int(n in self.paused)} for n, h in self.hosts.items()]
         if statement == "SHOW POOLS":
@@ -328,8 +331,7 @@ class Bouncer:
         if action == "RELOAD":
             self.hosts = dict(re.findall(r"^(\w+) = host=(\S+)", self.targets.read_text(), re.MULTILINE))
         elif action == "PAUSE" and self.stuck:
-            await asyncio.sleep(limit_s)
-            raise Silent("PgBouncer of this host: no answer")
+            await asyncio.sleep(600)
         elif action == "RESUME":
             self.paused.discard(name)
         else:
@@ -495,8 +497,8 @@ class Surroundings:
         self.agent = self.duties._agent
         self.state, self.leading = self.agent.state, self.agent.leading
         self.bouncer = Bouncer(self.settings.targets_file, self.journal)
-        if self.agent.pooler is not None:
-            self.agent.pooler.command = self.bouncer.command
+        monkeypatch.setattr("devmentor.pgagent.pooler.connect", self.bouncer.connect)
+        monkeypatch.setattr("devmentor.pgagent.pooler._run", self.bouncer.run)
         leader = self.settings.leader_conninfo(ADDRESSES[rule.leader])
         own = {"synchronous_standby_names": final_need(rule).setting} if leads else {"primary_conninfo": leader}
         self.server.write_conf(own)
@@ -581,8 +583,7 @@ class Surroundings:
 
             return SimpleNamespace(fetchone=fetchone)
 
-        pgconn = SimpleNamespace(finish=lambda: None, socket=-1)
-        return _Connection(execute, pgconn)
+        return _Connection(execute)
 
     async def ask(self, method: str, body: dict[str, Any] | None = None) -> Any:
         """As another agent asks this one. Raises CallFailed."""
@@ -617,5 +618,6 @@ class Surroundings:
 class _Connection:
     """Can be referred to weakly, as psycopg's."""
 
-    def __init__(self, execute: Any, pgconn: Any) -> None:
-        self.execute, self.pgconn, self.closed = execute, pgconn, False
+    def __init__(self, execute: Any) -> None:
+        self.execute, self.closed = execute, False
+        self.pgconn = SimpleNamespace(finish=lambda: None, socket=-1)
