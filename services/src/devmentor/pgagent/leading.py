@@ -209,14 +209,24 @@ class Leading:
         return rule
 
     async def change(self, followers: Iterable[str], removed: Collection[str] | None = None) -> Rule:
-        """The same leader, other followers: acknowledged under the old quorum and the new one."""
+        """The same leader, other followers. Raises Silent where it is not committed, or another change is under way."""
         assert self.rule is not None
-        old = self.rule
-        new = changed_followers(old, followers, removed)
-        log.info("change of followers", extra={"rule": new.name, "followers": sorted(new.followers)})
-        need = transition([old], new)
-        await self._commit(new, need, need)
+        if self.busy or self.committing is not None:
+            raise Silent(f"rule {(self.committing or self.rule).name} is being committed; ask again in a moment")
+        new = changed_followers(self.rule, followers, removed)
+        await asyncio.wait({self._change(new)})
+        if self.rule != new:
+            raise Silent(f"rule {new.name} is not committed; the leader's log says why")
         return new
+
+    def _change(self, new: Rule) -> "asyncio.Task[None]":
+        """In the background: acknowledged under the old quorum and the new one."""
+        assert self.rule is not None
+        log.info("change of followers", extra={"rule": new.name, "followers": sorted(new.followers)})
+        need = transition([self.rule], new)
+        self.committing, self._waits_since = new, time.time()
+        self._task = asyncio.create_task(self._guarded(self._commit(new, need, need)))
+        return self._task
 
     async def tend(self, replication: list[dict[str, Any]]) -> None:
         """Shrink at a lasting loss, grow where a node is back; one change at a time."""
@@ -238,6 +248,10 @@ class Leading:
             else:
                 self._present_since.pop(node, None)
                 self._absent_since.setdefault(node, now)
+        if self.committing is not None:
+            # A change that broke off: its row may be written, and another of its number would not say what the row says.
+            self._change(self.committing)
+            return
         if not final_need(rule).met_by(streaming):
             return  # nothing can be acknowledged: neither can a change
         settings = agent.settings
@@ -257,10 +271,7 @@ class Leading:
             wanted = rule.followers - {leaving[0]}
         else:
             return
-        self._task = asyncio.create_task(self._guarded(self._change(wanted)))
-
-    async def _change(self, followers: frozenset[str]) -> None:
-        await self.change(followers)
+        self._change(changed_followers(rule, wanted))
 
     @property
     def blocked(self) -> bool:

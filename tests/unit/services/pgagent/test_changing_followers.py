@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from devmentor.pgagent.peers import CallFailed
+from devmentor.pgagent.sql import Silent
 from devmentor_ha.rules import changed_followers, first_rule
-from tests.unit.services.pgagent.pretended import FIRST, LSN, NODES
+from tests.unit.services.pgagent.pretended import FIRST, LSN, NODES, Standby, raising
 
 TWO = changed_followers(FIRST, ["pg2", "pg3"])
 ONE = first_rule("pg1", ["pg2"])
@@ -167,3 +169,50 @@ async def test_while_a_change_is_under_way_clients_wait_for_both_quorums_too(sur
     assert around.server.applied["synchronous_standby_names"] == 'ANY 1 ("pg2", "pg3")'
     order = around.journal
     assert order.index("row 1.1") < order.index('synchronous_standby_names = ANY 1 ("pg2", "pg3")')
+
+
+async def test_a_change_that_broke_off_is_committed_before_any_other(surround):
+    """Its row may be in the WAL already: a second one of that number would be another rule than the row says."""
+    around = surround("pg1", shrink_after_s=10)
+    await around.live(3)
+    stop(around, "pg4")
+    around.server.before["pg_stat_replication WHERE flush_lsn"] = raising(Silent("PostgreSQL of this host: no answer"))
+    await around.live(11.5)
+    assert around.server.rules == [FIRST, TWO]
+    around.server.standbys["pg4"].state = "streaming"
+    stop(around, "pg3")
+    await around.live(5)
+    around.server.before.clear()
+    await around.live(30)
+    rules = {rule.key: rule for rule in around.server.rules}
+    assert around.leading.rule == rules[around.leading.rule.key], "what it leads by is what its row says"
+    assert around.leading.rule.followers == {"pg2", "pg4"}
+    assert around.leading.committing is None
+
+
+async def test_a_change_that_broke_off_goes_on_though_nothing_else_is_to_be_changed(surround):
+    around = surround("pg1", shrink_after_s=10, grow_after_s=1000)
+    await around.live(3)
+    stop(around, "pg4")
+    around.server.before["pg_stat_replication WHERE flush_lsn"] = raising(Silent("PostgreSQL of this host: no answer"))
+    await around.live(11.5)
+    around.server.standbys["pg4"].state = "streaming"
+    await around.live(5)
+    with pytest.raises(CallFailed, match=r"rule 1\.1 is being committed"):
+        await around.ask("members", {"remove": "pg3"})
+    around.server.before.clear()
+    await around.live(5)
+    assert around.leading.rule == TWO
+    assert not (await around.ask("status"))["writes_blocked"]
+
+
+async def test_two_changes_at_once_are_not_made(surround):
+    around = surround("pg1", shrink_after_s=1000)
+    task = await changing(around, {"pg2", "pg3"}, {"pg2"})
+    with pytest.raises(CallFailed) as failure:
+        await asyncio.wait_for(around.ask("members", {"remove": "pg2"}), 30)
+    assert failure.value.status == 409
+    around.server.standbys["pg3"].flushed = None
+    await task
+    assert around.leading.rule == TWO
+    assert around.server.rules == [FIRST, TWO]
