@@ -234,11 +234,7 @@ class Leading:
         if rule is None or self.busy:
             return
         now = time.monotonic()
-        streaming = {
-            entry["name"]
-            for entry in replication
-            if entry["state"] == "streaming" and (entry["lag_bytes"] or 0) < LAG_LIMIT_BYTES
-        }
+        streaming = _streaming(replication)
         for node in agent.settings.nodes:
             if node == agent.settings.node:
                 continue
@@ -276,6 +272,16 @@ class Leading:
     @property
     def blocked(self) -> bool:
         """Whether commits wait for a quorum that does not stream."""
-        return self.committing is not None or (
-            self.rule is not None and not final_need(self.rule).met_by(self._present_since)
-        )
+        observed = self._agent.observed
+        if self.committing is not None or self.rule is None or observed is None:
+            return self.committing is not None
+        return not final_need(self.rule).met_by(_streaming(observed["replication"]))
+
+
+def _streaming(replication: list[dict[str, Any]]) -> set[str]:
+    """The followers of pg_stat_replication that stream without lag."""
+    return {
+        entry["name"]
+        for entry in replication
+        if entry["state"] == "streaming" and (entry["lag_bytes"] or 0) < LAG_LIMIT_BYTES
+    }

@@ -121,6 +121,15 @@ async def test_nothing_changes_while_the_quorum_does_not_stream(surround):
     assert not (await around.ask("status"))["writes_blocked"]
 
 
+async def test_a_healthy_leader_never_says_that_its_writes_are_blocked(surround):
+    around = surround("pg1", rule=TWO)
+    for _ in range(100):
+        await around.live(0.1)
+        if around.leading.rule is not None and around.leading.committing is None:
+            assert not around.leading.blocked
+    assert around.leading.rule.name == "1.2"
+
+
 # Under both quorums
 
 
