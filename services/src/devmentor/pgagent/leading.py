@@ -43,6 +43,7 @@ class Leading:
         self.committing: Rule | None = None
         self._waits_since = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
         self._absent_since: dict[str, float] = {}
         self._present_since: dict[str, float] = {}
 
@@ -57,8 +58,9 @@ class Leading:
 
     def stop(self) -> None:
         """This node leads no more, and whatever it was about to commit is not its business any more."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._finishing):
+            if task is not None:
+                task.cancel()
         self.rule = self.committing = None
 
     def begin(self, epoch: int, controller: str, rule: Rule, need: Need, fenced: Iterable[str]) -> None:
@@ -108,7 +110,8 @@ class Leading:
         finally:
             for task in repoints:
                 task.cancel()
-        await self._afterwards()
+        # Not in this task: a checkpoint may take minutes, and the leader's duties do not wait for it.
+        self._finishing = asyncio.create_task(self._guarded(self._afterwards()))
 
     async def _repoint(self, node: str, epoch: int, controller: str, rule: Rule) -> None:
         while True:
@@ -245,7 +248,7 @@ class Leading:
                 self._present_since.pop(node, None)
                 self._absent_since.setdefault(node, now)
         if self.committing is not None:
-            # A change that broke off: its row may be written, and another of its number would not say what the row says.
+            # A change that broke off: its row may be written, and would not say what another of its number says.
             self._change(self.committing)
             return
         if not final_need(rule).met_by(streaming):

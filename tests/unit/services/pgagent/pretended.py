@@ -561,6 +561,7 @@ class Surroundings:
         monkeypatch.setattr(f"{agent}leading.connect", self._connect)
         monkeypatch.setattr(f"{agent}postgres.os.kill", lambda pid, number: self.server.kill(pid, number))
         monkeypatch.setattr(f"{agent}duties.booted_at", lambda: 0.0)
+        monkeypatch.setattr(f"{agent}follow.asyncio.to_thread", _at_once)
 
     async def fresh_rows(self, conninfo: str, statement: str, limit_s: float, what: str) -> list[Any]:
         """Over the network or over the socket."""
@@ -613,6 +614,11 @@ class Surroundings:
     async def end(self) -> None:
         await self.duties.end()
         await self.agent.close()
+
+
+async def _at_once(work: Callable[..., Any], *values: Any) -> Any:
+    """A thread would take real time."""
+    return work(*values)
 
 
 class _Connection:

@@ -7,7 +7,7 @@ import pytest
 from devmentor.pgagent.peers import CallFailed
 from devmentor.pgagent.sql import Silent
 from devmentor_ha.rules import changed_followers, first_rule
-from tests.unit.services.pgagent.pretended import FIRST, LSN, NODES, Standby, raising
+from tests.unit.services.pgagent.pretended import FIRST, LSN, NODES, raising
 
 TWO = changed_followers(FIRST, ["pg2", "pg3"])
 ONE = first_rule("pg1", ["pg2"])
