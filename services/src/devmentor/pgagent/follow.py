@@ -138,9 +138,7 @@ class Follower:
 
         Does not wait until it streams.
         """
-        planned, why = await self.plan(leader)
-        if method == "auto":
-            method = planned
+        method, why = await self.plan(leader) if method == "auto" else (method, "it was asked for")
         if method == "rewind" and leader.checkpoint_timeline != leader.lineage.timeline:
             raise LocalError(f"{leader.name} has not had its first checkpoint on its new timeline yet")
         log.info("rejoin", extra={"method": method, "why": why, "leader": leader.name, "epoch": leader.epoch})

@@ -76,6 +76,15 @@ class PretendedTime(asyncio.SelectorEventLoop):
 # PostgreSQL of this host
 
 
+def control_data(timeline: int = 1, state: str = "shut down") -> dict[str, str]:
+    """As pg_controldata prints it."""
+    return {
+        "Latest checkpoint location": f"0/{LSN:X}",
+        "Latest checkpoint's TimeLineID": str(timeline),
+        "Database cluster state": state,
+    }
+
+
 @dataclass
 class Standby:
     """A follower in the leader's pg_stat_replication. `flushed`: an LSN; None for one that is always level."""
@@ -105,7 +114,7 @@ class Server:
     lsn: int = LSN
     standbys: dict[str, Standby] = field(default_factory=dict)
     slots: set[str] = field(default_factory=set)
-    control: dict[str, str] = field(default_factory=dict)
+    control: dict[str, str] = field(default_factory=lambda: control_data())
     programs: dict[str, int] = field(default_factory=dict)  # exit status, 0 where it is not told
     applied: dict[str, str] = field(default_factory=dict)
     before: dict[str, Callable[[], Any]] = field(default_factory=dict)  # part of a statement -> called first

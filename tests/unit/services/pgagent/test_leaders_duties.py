@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from devmentor_ha.rules import next_rule
-from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN, Standby, raising, refused
+from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN, Standby, control_data, raising, refused
 
 SECOND = next_rule([FIRST], "pg2", 2)
 
@@ -106,7 +106,6 @@ async def test_while_the_checkpoint_after_a_promotion_runs_the_leader_is_reaffir
 
 async def test_a_superseded_leader_rejoins_as_soon_as_the_pretended_leader_leads(surround):
     around = surround("pg1")
-    around.server.control = stopped_cleanly()
     await around.live(3)
     around.neighbours.lead(SECOND, timeline=2)
     around.neighbours.silent.add("pg2")
@@ -125,14 +124,6 @@ async def test_a_superseded_leader_rejoins_as_soon_as_the_pretended_leader_leads
     assert not [line for line in order[order.index("stop") :] if line.startswith("row")]
 
 
-def stopped_cleanly(timeline=1):
-    return {
-        "Latest checkpoint location": f"0/{LSN:X}",
-        "Latest checkpoint's TimeLineID": str(timeline),
-        "Database cluster state": "shut down",
-    }
-
-
 def waits_for_its_row(around):
     """pg2 was promoted for 2.0, its row is in its WAL, and no pretended follower has it."""
     server = around.server
@@ -143,7 +134,7 @@ def waits_for_its_row(around):
     server.write_conf({"synchronous_standby_names": FENCED})
     server.take_up()
     server.standbys = {"pg4": Standby(flushed=LSN)}
-    server.control = stopped_cleanly(timeline=2)
+    server.control = control_data(timeline=2)
     around.journal.clear()
     around.state.set_promise(2, "pg3/c")
 
