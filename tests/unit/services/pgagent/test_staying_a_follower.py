@@ -1,0 +1,292 @@
+"""A follower of a pretended leader: streams, is repointed, copied anew, started again (duties.py, "Serve")."""
+
+import asyncio
+
+import pytest
+
+from devmentor_ha.rules import changed_followers, next_rule
+from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN
+
+SECOND = next_rule([FIRST], "pg3", 2)  # pg3 leads pg2 and pg4
+WITHOUT = changed_followers(FIRST, ["pg3", "pg4"])  # the rule does without pg2
+
+
+def connection(around):
+    return around.server.applied.get("primary_conninfo", "")
+
+
+async def test_who_streams_from_the_rules_leader_is_left_alone(surround):
+    around = surround("pg2")
+    await around.live(60)
+    assert around.journal == []
+
+
+async def test_it_turns_to_the_pretended_leader_of_a_higher_committed_rule(surround):
+    around = surround("pg2")
+    await around.live(3)
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(3)
+    assert "host='10.0.0.3'" in connection(around)
+    assert around.state.following == {"epoch": 2, "leader": "pg3"}
+    assert around.state.timelines == {"1": 1, "2": 2}
+    assert "stop" not in around.journal
+
+
+async def test_it_turns_to_nobody_whose_rule_is_not_known_to_be_committed(surround):
+    around = surround("pg2")
+    await around.live(3)
+    around.neighbours.status["pg3"].update(rule=SECOND.as_dict(), rules=[FIRST.as_dict(), SECOND.as_dict()])
+    around.neighbours.status["pg1"]["leading"] = None
+    await around.live(20)
+    assert around.journal == []
+
+
+async def test_who_promised_more_than_the_rule_stays_fenced(surround):
+    around = surround("pg2")
+    await around.ask("fence", {"epoch": 3, "controller": "pg4/d"})
+    around.neighbours.lead(SECOND, timeline=2)
+    around.journal.clear()
+    await around.live(30)
+    assert around.journal == []
+    assert connection(around) == ""
+
+
+async def test_who_was_fenced_for_the_rules_epoch_follows_it(surround):
+    around = surround("pg2")
+    await around.ask("fence", {"epoch": 2, "controller": "pg4/d"})
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(5)
+    assert "host='10.0.0.3'" in connection(around)
+    assert "wal_retrieve_retry_interval" not in around.server.applied, "what the fence had set is reset"
+
+
+async def test_where_its_history_is_no_part_of_the_pretended_leaders_it_rewinds(surround):
+    around = surround("pg2")
+    await around.live(3)
+    around.server.lsn = LSN + 500
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(3)
+    assert around.journal.index("stop") < around.journal.index("pg_rewind") < around.journal.index("start")
+
+
+# Does not stream
+
+
+async def test_the_histories_are_compared_again_each_five_seconds_and_not_more_often(surround):
+    around = surround("pg2")
+    await around.live(3)
+    around.server.streams, around.server.receiver = False, None
+    asked = []
+    around.server.before["ALTER SYSTEM SET primary_conninfo"] = lambda: asked.append(CLOCK.now)
+    await around.live(30)
+    assert 5 <= len(asked) <= 7
+
+
+async def test_a_slot_that_lost_its_wal_means_a_new_copy_at_once(surround):
+    around = surround("pg2")
+    await around.live(3)
+    around.server.streams, around.server.receiver = False, None
+    for slot in around.neighbours.status["pg1"]["postgres"]["slots"]:
+        slot["wal_status"] = "lost" if slot["name"] == "pg2" else "reserved"
+    await around.live(3)
+    assert "pg_basebackup" in around.journal
+
+
+async def stuck(surround, rule=WITHOUT):
+    around = surround("pg2", rule=rule)
+    await around.live(3)
+    around.server.streams, around.server.receiver = False, None
+    return around
+
+
+async def test_stuck_for_a_minute_outside_the_rule_it_is_copied_anew_and_not_before(surround):
+    around = await stuck(surround)
+    await around.live(58)
+    assert "pg_basebackup" not in around.journal
+    await around.live(8)
+    assert "pg_basebackup" in around.journal
+    assert around.server.applied["ha.promised"].startswith("1 ")
+
+
+async def test_a_follower_that_the_rule_needs_is_never_copied_anew_for_being_stuck(surround):
+    """Its data may be the only copy of what was acknowledged."""
+    around = await stuck(surround, rule=FIRST)
+    await around.live(300)
+    assert "stop" not in around.journal
+
+
+async def test_streaming_now_and_then_is_not_stuck(surround):
+    around = await stuck(surround)
+    for _ in range(4):
+        await around.live(50)
+        around.server.receiver = 1
+        await around.live(1)
+        around.server.receiver = None
+    assert "stop" not in around.journal
+
+
+# Does not run
+
+
+async def test_a_stopped_follower_is_started_and_again_each_two_seconds(surround):
+    around = surround("pg2")
+    around.server.pid, around.server.starts = None, False
+    await around.live(9)
+    assert 4 <= around.journal.count("start") <= 5
+    around.server.starts = True
+    await around.live(3)
+    assert around.agent.running
+    assert around.server.receiver is not None
+
+
+@pytest.mark.parametrize("why", ["paused", "observes", "busy"])
+async def test_a_stopped_server_that_is_none_of_the_agents_business_stays_stopped(surround, why):
+    around = surround("pg2", observe_only=why == "observes")
+    around.server.pid = None
+    if why == "paused":
+        around.state.set_paused(CLOCK.time() + 100, "maintenance")
+    if why == "busy":
+        around.agent.busy = "restart"
+    await around.live(20)
+    assert around.journal == []
+
+
+@pytest.mark.parametrize("unfit", ["led", "half made", "no data"])
+async def test_what_cannot_be_started_waits_for_a_leader_to_follow(surround, unfit):
+    around = surround("pg2", rule=SECOND)
+    around.server.pid = None
+    data = around.server.data
+    if unfit == "led":
+        (data / "standby.signal").unlink()
+    elif unfit == "half made":
+        around.state.remake(True)
+    else:
+        (data / "PG_VERSION").unlink()
+    around.neighbours.status["pg3"]["leading"] = None
+    await around.live(20)
+    assert around.journal == []
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(5)
+    assert around.journal[-1].startswith("synchronous_standby_names") or "start" in around.journal
+    assert ("pg_basebackup" in around.journal) == (unfit != "led")
+    assert not around.state.remaking
+    assert around.agent.running
+
+
+async def test_a_stopped_former_leader_that_promised_more_does_not_rejoin_a_lower_rule(surround):
+    around = surround("pg2", rule=SECOND)
+    around.server.pid = None
+    (around.server.data / "standby.signal").unlink()
+    around.neighbours.lead(SECOND, timeline=2)
+    around.state.set_promise(3, "pg4/d")
+    await around.live(20)
+    assert around.journal == []
+
+
+async def test_a_server_that_lets_nobody_in_is_connected_once_a_leader_is_known(surround):
+    """The start guard cleared its connection, and without one it does not become consistent."""
+    around = surround("pg2", rule=SECOND)
+    around.server.write_conf({"primary_conninfo": ""})
+    around.server.take_up()
+    around.server.silent, around.server.receiver = True, None
+    around.journal.clear()
+    around.neighbours.status["pg3"]["leading"] = None
+    await around.live(20)
+    assert around.journal == []
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(8)
+    assert "host='10.0.0.3'" in connection(around)
+    assert around.state.following == {"epoch": 2, "leader": "pg3"}
+
+
+@pytest.mark.parametrize("why", ["it promised more", "it is connected"])
+async def test_a_silent_server_is_not_connected_where(surround, why):
+    around = surround("pg2", rule=SECOND)
+    if why == "it promised more":
+        around.server.write_conf({"primary_conninfo": ""})
+        around.state.set_promise(3, "pg4/d")
+    around.server.silent = True
+    around.neighbours.lead(SECOND, timeline=2)
+    before = around.server.conf
+    await around.live(20)
+    assert around.server.conf == before
+
+
+# A stopped leader
+
+
+def stopped_leader(surround):
+    around = surround("pg1")
+    around.server.pid, around.server.starts = None, False
+    return around
+
+
+async def test_a_stopped_leader_starts_with_its_quorum_where_nobody_promised_more(surround):
+    around = stopped_leader(surround)
+    around.server.starts = True
+    await around.live(20)
+    assert around.server.applied["synchronous_standby_names"] == 'ANY 2 ("pg2", "pg3", "pg4")'
+    assert around.leading.rule == FIRST
+
+
+async def test_an_undecided_leader_waits_for_eight_seconds_and_then_starts_fenced(surround):
+    """The guard refuses it while others promised more; if nobody leads by then, it can be reaffirmed once it runs."""
+    around = stopped_leader(surround)
+    around.neighbours.promise("pg3", 2)
+    await around.live(7.5)
+    assert "synchronous_standby_names" in around.server.conf
+    assert around.server.conf["synchronous_standby_names"] != FENCED
+    around.server.starts = True
+    await around.live(4)
+    assert f"synchronous_standby_names = {FENCED}" in around.journal
+    await around.live(20)
+    assert around.leading.rule.leader == "pg1"
+    assert around.leading.rule.epoch > 2
+
+
+@pytest.mark.parametrize("change", ["too few answer", "nobody promised more"])
+async def test_a_leader_that_is_not_undecided_is_not_started_fenced(surround, change):
+    around = stopped_leader(surround)
+    if change == "too few answer":
+        around.neighbours.promise("pg3", 2)
+        around.neighbours.silent.update({"pg2", "pg4"})
+    await around.live(60)
+    assert around.server.conf["synchronous_standby_names"] != FENCED
+
+
+async def test_undecided_starts_anew_when_it_was_not_in_between(surround):
+    around = stopped_leader(surround)
+    around.neighbours.promise("pg3", 2)
+    await around.live(6)
+    around.neighbours.silent.update({"pg2", "pg4"})
+    await around.live(6)
+    around.neighbours.silent.clear()
+    await around.live(6)
+    assert around.server.conf["synchronous_standby_names"] != FENCED
+    await around.live(8)
+    assert around.server.conf["synchronous_standby_names"] == FENCED
+
+
+# One at a time
+
+
+async def test_an_operators_rejoin_waits_for_none_and_joins_none_that_is_under_way(surround):
+    """A copy may take hours; a second one would remove what the first has copied."""
+    around = surround("pg2", rule=SECOND)
+    around.server.pid = None
+    (around.server.data / "PG_VERSION").unlink()
+    copies = []
+    ends = asyncio.Event()
+
+    async def copy(leader):
+        copies.append(leader.name)
+        await ends.wait()
+
+    around.agent.follower._reclone = copy
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(5)
+    assert copies == ["pg3"]
+    with pytest.raises(Exception, match="could not rejoin"):
+        await asyncio.wait_for(around.ask("rejoin", {"method": "reclone"}), 30)
+    assert copies == ["pg3"]
+    assert around.agent.busy == "rejoin"
