@@ -261,6 +261,7 @@ class Duties:
                     await agent.follower.settle([slot["name"] for slot in agent.observed["slots"]])
             return
         if leader is None:
+            self._stuck_since = 0.0  # that nobody lets it stream is not for want of WAL
             return
         own = slot_name(agent.settings.node)
         lost = any(s["name"] == own and s["wal_status"] == "lost" for s in agent.view[rule.leader]["postgres"]["slots"])
@@ -288,8 +289,8 @@ class Duties:
         self._stuck_since = self._stuck_since or now
         if now - self._stuck_since > STUCK_S and agent.settings.node not in rule.followers:
             conninfo = agent.settings.leader_conninfo(agent.settings.nodes[rule.leader].address)
-            await fresh_rows(conninfo, "SELECT 1", 2.0, f"{rule.leader}'s PostgreSQL")
             self._stuck_since = 0.0
+            await fresh_rows(conninfo, "SELECT 1", 2.0, f"{rule.leader}'s PostgreSQL")
             self._rejoin(rule, f"it did not stream for {STUCK_S:g} s, though {rule.leader} answers", "reclone")
             return True
         if now - self._asked_again_at < ASK_AGAIN_S:

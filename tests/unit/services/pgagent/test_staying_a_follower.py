@@ -115,6 +115,31 @@ async def test_a_follower_that_the_rule_needs_is_never_copied_anew_for_being_stu
     assert "stop" not in around.journal
 
 
+async def test_stuck_where_the_pretended_leaders_server_does_not_answer_it_keeps_its_data(surround):
+    around = await stuck(surround)
+    around.neighbours.dead.add("pg1")
+    await around.live(300)
+    assert "stop" not in around.journal
+    around.neighbours.dead.clear()
+    around.server.streams = True
+    await around.live(8)
+    assert around.server.receiver is not None
+    assert "stop" not in around.journal
+
+
+async def test_a_leader_that_was_away_gets_a_minute_to_let_it_stream(surround):
+    around = await stuck(surround)
+    await around.live(10)
+    around.neighbours.lose("pg1")
+    await around.live(90)
+    around.neighbours.silent.clear()
+    around.neighbours.dead.clear()
+    await around.live(5)
+    assert "stop" not in around.journal
+    await around.live(65)
+    assert "pg_basebackup" in around.journal
+
+
 async def test_streaming_now_and_then_is_not_stuck(surround):
     around = await stuck(surround)
     for _ in range(4):
