@@ -90,7 +90,8 @@ async def test_promise_connection_and_quorum_are_written_again_before_the_start(
     around.state.set_promise(2, "pg4/d")
     around.state.hold_archive(True)
     seen = {}
-    around.server.boot = lambda: seen.update(around.server.conf, standby=(around.server.data / "standby.signal").exists())
+    signal = around.server.data / "standby.signal"
+    around.server.boot = lambda: seen.update(around.server.conf, standby=signal.exists())
     await around.agent.follower.rejoin(leader(around), method)
     assert seen["ha.promised"] == "2 pg4/d"
     assert "host='10.0.0.3'" in seen["primary_conninfo"]
