@@ -119,7 +119,7 @@ class Pooler:
     async def retarget(self, rule: Rule, replicas: list[str]) -> dict[str, Any]:
         """Lead clients to the rule's leader; a rule that is not above the one followed changes nothing.
 
-        Clients in the middle of a transaction with another node are dropped, the others are not.
+        Where one is in the middle of a transaction with another node, its entry's clients are dropped, the others are not.
         """
         async with self._lock:
             follows = self._follows()

@@ -1,5 +1,7 @@
 """What a controller says to pretended peers, in which order, and how it goes back (controller.py)."""
 
+import asyncio
+
 import pytest
 
 from devmentor_ha.rules import next_rule
@@ -39,6 +41,7 @@ async def test_a_healthy_leader_is_replaced_only_by_force(around):
     assert "pg1 is healthy" in answer["reasons"][0]
     assert actions(around) == []
     assert outcome(await around.ask("failover", {"force": True})) == ("done", 2)
+    assert ("pg1", "fence") not in actions(around), "the one to be replaced is not asked"
 
 
 async def test_the_followers_are_fenced_and_then_the_most_advanced_one_is_told(around):
@@ -182,8 +185,9 @@ async def test_a_switchover_that_is_not_ready_touches_nothing(around):
 
 async def test_one_operation_at_a_time(around):
     async with around.agent.controller._lock:
-        assert (await around.ask("failover", {"force": True}))["outcome"] == "refused"
-        assert (await around.ask("switchover", {"target": "pg3"}))["outcome"] == "refused"
+        for call, body in (("failover", {"force": True}), ("switchover", {"target": "pg3"})):
+            answer = await asyncio.wait_for(around.ask(call, body), 30)
+            assert answer["outcome"] == "refused"
     assert actions(around) == []
 
 
@@ -191,7 +195,7 @@ async def test_one_operation_at_a_time(around):
 
 
 async def test_a_leader_that_is_level_keeps_leading_and_one_that_is_behind_does_not(surround):
-    around = surround("pg1")
+    around = surround("pg1", priorities={"pg2": 5})
     await around.look()
     for status in around.neighbours.status.values():
         if "postgres" in status:

@@ -1,5 +1,7 @@
 """Taking a node's part in acknowledgements away, on a pretended PostgreSQL (fence.py, agent.py)."""
 
+import asyncio
+
 import pytest
 
 from devmentor.pgagent.peers import CallFailed
@@ -125,6 +127,16 @@ async def test_what_does_not_run_or_must_not_be_touched_promises_nothing(surroun
     assert code(failure) == "refused"
     assert around.state.promise.epoch == 0
     assert around.journal == []
+
+
+async def test_a_fence_does_not_wait_for_a_long_work_that_holds_the_lock(surround):
+    """It would come late, for a controller that has given up."""
+    around = surround("pg2")
+    async with around.agent.lock:
+        around.agent.busy = "rejoin"
+        with pytest.raises(CallFailed) as failure:
+            await asyncio.wait_for(around.ask("fence", CALL), 1)
+    assert code(failure) == "refused"
 
 
 async def test_a_leader_that_is_demoted_promises_first_and_ends_one_byte_after_its_checkpoint(surround):

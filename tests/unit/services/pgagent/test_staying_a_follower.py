@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from devmentor.pgagent.peers import CallFailed
 from devmentor_ha.rules import changed_followers, next_rule
 from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN
 
@@ -230,6 +231,8 @@ async def test_a_silent_server_is_not_connected_where(surround, why):
     if why == "it promised more":
         around.server.write_conf({"primary_conninfo": ""})
         around.state.set_promise(3, "pg4/d")
+    else:
+        around.server.write_conf({"primary_conninfo": "host='10.0.0.4'"})
     around.server.silent = True
     around.neighbours.lead(SECOND, timeline=2)
     before = around.server.conf
@@ -292,6 +295,15 @@ async def test_undecided_starts_anew_when_it_was_not_in_between(surround):
     assert around.server.conf["synchronous_standby_names"] == FENCED
 
 
+async def test_an_operators_rejoin_does_not_go_below_the_promise_either(surround):
+    around = surround("pg2", rule=SECOND)
+    around.neighbours.lead(SECOND, timeline=2)
+    around.state.set_promise(3, "pg4/d")
+    with pytest.raises(CallFailed, match="could not rejoin"):
+        await around.ask("rejoin", {"method": "reclone"})
+    assert around.journal == []
+
+
 # One at a time
 
 
@@ -311,7 +323,7 @@ async def test_an_operators_rejoin_waits_for_none_and_joins_none_that_is_under_w
     around.neighbours.lead(SECOND, timeline=2)
     await around.live(5)
     assert copies == ["pg3"]
-    with pytest.raises(Exception, match="could not rejoin"):
+    with pytest.raises(CallFailed, match="could not rejoin"):
         await asyncio.wait_for(around.ask("rejoin", {"method": "reclone"}), 30)
     assert copies == ["pg3"]
     assert around.agent.busy == "rejoin"
