@@ -54,6 +54,19 @@ class QwenSettings(ServiceSettings):
     """How much of an engine's context length PBML's text may take."""
     answer_tokens: int = Field(default=512, ge=1, description="Kept free for an answer whose request sets no bound")
 
+    database: str | None = Field(
+        default=None, description="libpq conninfo of the poolers; token budgets are counted there, without any it is not needed"
+    )
+    database_password: SecretStr | None = None
+    database_session_name: str = Field(
+        default="devmentor_session", description="dbname of the session-pooled entry, which migrations use"
+    )
+    database_pool_size: int = Field(default=4, ge=1, le=50)
+    budget_timeout_s: float = Field(default=0.5, gt=0, description="How long a request waits for a budget's row")
+    budget_lend_share: float = Field(
+        default=0.05, ge=0, le=1, description="Part of a limit that this instance spends while PostgreSQL is away"
+    )
+
     trace_size: int = Field(default=0, ge=0, description="Requests whose engine body GET /v1/traces shows; 0: off")
     admin_key_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
