@@ -1,7 +1,8 @@
 """The engine behind a model: llama.cpp or vLLM, or anything that speaks OpenAI's protocol, on a private port.
 
 A call takes a slot of the pool and passes the breaker. What goes wrong before the first byte of an answer is an
-EngineError, and the caller has other ways to answer; a stream that breaks later raises StreamBrokenError.
+EngineError, and the caller has other ways to answer; a stream that breaks later raises StreamBrokenError
+(`engine_stream`).
 """
 
 import contextlib
@@ -12,14 +13,15 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
 from devmentor.common import context
 from devmentor.common.errors import ApiError
-from devmentor.qwen import metrics, sse
+from devmentor.qwen import metrics
 from devmentor.qwen.breaker import Breaker
+from devmentor.qwen.engine_errors import EngineError, as_engine_error, engine_message
+from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,6 @@ _CHAT = "/v1/chat/completions"
 _EMBEDDINGS = "/v1/embeddings"
 # Counters that grow while tokens are computed, not only when an answer is whole.
 _PROGRESS = re.compile(rb"^vllm:(?:prompt|generation)_tokens_total\S* \S+$", re.MULTILINE)
-
-
-class EngineError(Exception):
-    """The engine gave no answer; `kind` is a short word for metrics and logs."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class StreamBrokenError(EngineError):
-    """A stream ended before its answer did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,7 @@ class Engine:
         finally:
             self.pool.release(since)
 
-    async def stream(self, body: bytes) -> "EngineStream":
+    async def stream(self, body: bytes) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
         since = await self._slot()
         response: aiohttp.ClientResponse | None = None
@@ -169,7 +159,7 @@ class Engine:
     def _check(self, status: int, payload: bytes) -> None:
         if status == 200:
             return
-        message, code = _engine_message(payload)
+        message, code = engine_message(payload)
         if status in (400, 404, 413, 415, 422):
             raise ApiError(400, code or "refused_by_engine", message or f"the engine refused the request ({status})")
         if status == 429:
@@ -280,99 +270,3 @@ class Engine:
                 lines = _PROGRESS.findall(await response.read())
                 return hashlib.sha256(b"\n".join(lines)).digest() if lines else None
         return None
-
-
-class EngineStream:
-    """A chat answer on its way. Iterating yields blocks of whole events; `payloads` collects their data."""
-
-    def __init__(self, engine: Engine, response: aiohttp.ClientResponse, since: float) -> None:
-        self._engine = engine
-        self._response = response
-        self._since = since
-        self._splitter = sse.Splitter()
-        self._first: list[bytes] = []
-        self._closed = False
-        self.payloads: list[bytes] = []
-        self.whole = False
-
-    async def begin(self) -> None:
-        """Wait for the first event. Raises EngineError where the engine reports an error instead."""
-        while not self._first:
-            chunk = await self._response.content.readany()
-            if not chunk:
-                raise EngineError("empty_stream", "the engine ended the stream before its first event")
-            self._first = [event for event in self._splitter.feed(chunk) if not event.startswith(b":")]
-        self._refuse_error(self._first[0])
-
-    async def blocks(self) -> AsyncIterator[list[bytes]]:
-        """Events as they come, without their empty lines, [DONE] left out. Raises StreamBrokenError."""
-        try:
-            events = self._first
-            while True:
-                block = []
-                for event in events:
-                    data = sse.payload(event)
-                    if data == b"[DONE]":
-                        self.whole = True
-                        self._engine.breaker.success()
-                        break
-                    if data:
-                        self._refuse_error(event)
-                        self.payloads.append(data)
-                        block.append(event)
-                if block:
-                    self._engine.moved()
-                    yield block
-                if self.whole:
-                    return
-                chunk = await self._response.content.readany()
-                if not chunk:
-                    raise StreamBrokenError("broken_stream", "the engine closed the connection in the answer")
-                events = self._splitter.feed(chunk)
-        except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._engine.breaker.error()
-            wrapped = as_engine_error(error)
-            metrics.ENGINE_ERRORS.labels(self._engine.model, wrapped.kind).inc()
-            log.warning("stream broke", extra={"model": self._engine.model, "reason": str(wrapped)})
-            raise StreamBrokenError(wrapped.kind, str(wrapped)) from error
-
-    async def close(self) -> None:
-        """Give the slot back. An answer that is not whole is cancelled: closing the connection stops the engine."""
-        if self._closed:
-            return
-        self._closed = True
-        if self.whole:
-            self._response.release()
-        else:
-            self._response.close()
-        self._engine.pool.release(self._since)
-
-    @staticmethod
-    def _refuse_error(event: bytes) -> None:
-        if event.startswith((b"error:", b'data: {"error"', b'data:{"error"')):
-            message, _ = _engine_message(sse.payload(event))
-            raise EngineError("stream_error", message or "the engine reported an error in the stream")
-
-
-def as_engine_error(error: Exception) -> EngineError:
-    """The error a client library raised, as ours."""
-    if isinstance(error, EngineError):
-        return error
-    if isinstance(error, TimeoutError):
-        return EngineError("timeout", f"no answer in time ({type(error).__name__})")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return EngineError("unreachable", str(error))
-    return EngineError("connection", f"{type(error).__name__}: {error}")
-
-
-def _engine_message(payload: bytes) -> tuple[str, str | None]:
-    """Message and code of an engine's error body, in OpenAI's form or vLLM's older flat one."""
-    try:
-        body: Any = json.loads(payload)
-    except ValueError:
-        return payload[:200].decode("utf-8", "replace"), None
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        code = error.get("type") if isinstance(error.get("code"), int) else error.get("code")
-        return str(error.get("message", ""))[:500], code if isinstance(code, str) else None
-    return str(error)[:500], None
