@@ -61,8 +61,8 @@ def parse_tenants(text: str, source: str) -> list[tuple[bytes, Tenant]]:
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or set(entry) - set(_BUDGET_FIELDS) != {"tenant", "key_sha256"}:
             raise TenantsFileError(
-                f"{source}: entry {number}: exactly the keys tenant and key_sha256 are expected, and where the key has a "
-                f"budget {' or '.join(_BUDGET_FIELDS)}"
+                f"{source}: entry {number}: exactly the keys tenant and key_sha256 are expected, and where the key has "
+                f"a budget {' or '.join(_BUDGET_FIELDS)}"
             )
         name, digest = entry["tenant"], entry["key_sha256"]
         if not isinstance(name, str) or not _TENANT.fullmatch(name):

@@ -1,6 +1,6 @@
 """What an answer is on its way to a client, and what is known of the request that it is for."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from devmentor.qwen.cache import Lookup
@@ -18,6 +18,7 @@ class Served:
     by: str
     cache: str
     context: str = "none"
+    limits: Mapping[str, str] = field(default_factory=dict)  # x-ratelimit-*, where the key has a budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Job:
     context: str = "none"
     version: str | None = NO_VERSION
     trace: Trace | None = None
+    limits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cache_header(self) -> str:
@@ -58,7 +60,7 @@ class Job:
     def served(self, by: str) -> Served:
         if self.trace is not None:
             self.trace.served_by = by
-        return Served(by, self.cache_header, self.context)
+        return Served(by, self.cache_header, self.context, self.limits)
 
     @property
     def storable(self) -> bool:

@@ -10,9 +10,11 @@ import aiohttp
 from starlette.applications import Starlette
 
 from devmentor.common import tls
-from devmentor.common.auth import TenantKeys
+from devmentor.common.auth import TenantKeys, TenantsFileError
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
+from devmentor.qwen.budget_store import PostgresStore
+from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.cache import L1, L2, AnswerCache
 from devmentor.qwen.endpoints import Endpoints
 from devmentor.qwen.engine import Engine, EngineLimits
@@ -36,7 +38,9 @@ async def _probe_for_ever(engine: Engine, every_s: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_tier(settings: QwenSettings, traces: Traces) -> AsyncIterator[tuple[Qwen, dict[str, Engine]]]:
+async def open_tier(
+    settings: QwenSettings, traces: Traces, store: PostgresStore | None
+) -> AsyncIterator[tuple[Qwen, dict[str, Engine]]]:
     """Everything that holds connections. At the end, what is still to be stored or written back is waited for."""
     ours: ssl.SSLContext | None = None
     if settings.tls_cert and settings.tls_key and settings.tls_ca:
@@ -84,7 +88,13 @@ async def open_tier(settings: QwenSettings, traces: Traces) -> AsyncIterator[tup
         pbml = Pbml(
             settings.pbml_urls, pbml_session, deadline_s=settings.pbml_deadline_s, version_s=settings.context_version_s
         )
-        qwen = Qwen(settings, engines, cache, pbml, traces)
+        if store is not None:
+            await store.open()
+            stack.push_async_callback(store.close)
+        budgets = Budgets(store, timeout_s=settings.budget_timeout_s, lend_share=settings.budget_lend_share)
+        stack.push_async_callback(budgets.drain)
+        stack.callback(asyncio.create_task(budgets.run()).cancel)
+        qwen = Qwen(settings, engines, cache, pbml, traces, budgets)
         stack.push_async_callback(qwen.drain, _WRITE_BACK_S)
         for engine in engines.values():
             stack.callback(asyncio.create_task(_probe_for_ever(engine, settings.probe_s)).cancel)
@@ -96,7 +106,13 @@ def build(settings: QwenSettings) -> Starlette:
     if settings.tenants_file is None:
         raise ValueError("tenants_file is needed")
     traces = Traces(settings.trace_size)
-    endpoints = Endpoints(settings, TenantKeys(settings.tenants_file), traces)
+    keys = TenantKeys(settings.tenants_file)
+    if keys.budgeted and settings.database is None:
+        raise TenantsFileError(
+            f"{settings.tenants_file}: a key has a token budget, which is counted in PostgreSQL: set QWEN_DATABASE"
+        )
+    store = PostgresStore(settings) if settings.database is not None else None
+    endpoints = Endpoints(settings, keys, traces)
     engines: dict[str, Engine] = {}
 
     def engine_check(name: str, *, required: bool) -> Check:
@@ -115,12 +131,13 @@ def build(settings: QwenSettings) -> Starlette:
         [
             engine_check(name, required=model.kind == "chat" and name not in stand_ins)
             for name, model in settings.models.items()
-        ],
+        ]
+        + ([Check("budgets", store.probe, required=False)] if store is not None else []),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with open_tier(settings, traces) as (qwen, opened):
+        async with open_tier(settings, traces, store) as (qwen, opened):
             endpoints.qwen = qwen
             engines.update(opened)
             yield

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from devmentor.common.errors import ApiError, unavailable
-from devmentor.qwen import completions, metrics, sse
+from devmentor.qwen import budget_spending, completions, metrics, sse
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Streamed, Whole
+from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.engine import Engine
 from devmentor.qwen.engine_errors import EngineError
 from devmentor.qwen.engine_stream import EngineStream
@@ -40,8 +41,9 @@ def no_engine(engine: Engine, error: EngineError) -> ApiError:
 class Asking:
     """Asks engines on behalf of jobs."""
 
-    def __init__(self, settings: QwenSettings, afterwards: Afterwards, traces: Traces) -> None:
+    def __init__(self, settings: QwenSettings, afterwards: Afterwards, traces: Traces, budgets: Budgets) -> None:
         self._settings = settings
+        self._budgets = budgets
         self._afterwards = afterwards
         self._traces = traces
 
@@ -55,10 +57,14 @@ class Asking:
             body["stream_options"] = {**(request.body.get("stream_options") or {}), "include_usage": True}
         raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         self._record(job, raw)
+        answer_tokens = request.answer_tokens or self._settings.answer_tokens
+        estimate = budget_spending.chat_estimate(messages, answer_tokens, request.body)
+        reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
+        job.limits = reservation.headers
         if request.stream:
-            stream = await self._open_stream(job, engine, raw, served_by)
-            return stream
-        payload = await engine.complete(raw)
+            stream = await budget_spending.streamed(reservation, engine, raw, estimate)
+            return self._streamed(job, engine, stream, served_by)
+        payload = await budget_spending.whole(reservation, engine, raw)
         served = job.served(served_by)
         metrics.ANSWERS.labels("chat", served_by).inc()
         self._afterwards.answered(job, engine.model, payload, store=served_by == "engine")
@@ -72,8 +78,7 @@ class Asking:
         job.trace.engine_body = raw
         self._traces.add(job.trace)
 
-    async def _open_stream(self, job: Job, engine: Engine, raw: bytes, served_by: str) -> Streamed:
-        stream = await engine.stream(raw)
+    def _streamed(self, job: Job, engine: Engine, stream: EngineStream, served_by: str) -> Streamed:
         metrics.ANSWERS.labels("chat", served_by).inc()
         blocks = self._relay(job, engine, stream, store=served_by == "engine")
         return Streamed(blocks, stream.close, job.served(served_by))

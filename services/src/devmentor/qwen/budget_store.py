@@ -1,4 +1,4 @@
-"""The rows of the token budgets in PostgreSQL, through PgBouncer: one short transaction for a lease of many requests."""
+"""The rows of the token budgets in PostgreSQL, through PgBouncer: one short transaction for the leases of many."""
 
 import asyncio
 import logging

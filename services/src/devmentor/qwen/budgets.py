@@ -27,16 +27,6 @@ _REST_S = 0.5  # how long a database that did not answer is left alone
 _TIDY_S = 1.0
 _IDLE_S = 5.0  # after which leased tokens are returned
 _ATTEMPTS = 8  # leases tried for one request whose tokens other requests of the key took first
-_BYTES_PER_TOKEN = 4
-_PER_MESSAGE = 4
-
-
-def estimate(texts: Sequence[str], answer_tokens: int) -> int:
-    """Tokens that a request will use, as OpenAI estimates it: four bytes of its text to a token, and all of its answer.
-
-    https://platform.openai.com/docs/guides/rate-limits; what the engine counts afterwards replaces it.
-    """
-    return sum(len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN + _PER_MESSAGE for text in texts) + answer_tokens
 
 
 def duration(seconds: float) -> str:
@@ -53,10 +43,15 @@ def duration(seconds: float) -> str:
 class Reservation:
     """Tokens set aside for one request. Settled once; settling again does nothing."""
 
-    def __init__(self, shares: Sequence[tuple[Account, Share]] = (), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, shares: Sequence[tuple[Account, Share]] = (), now: float = 0.0) -> None:
         self._shares = list(shares)
         self._settled = False
-        self._headers = _headers([account for account, _ in shares], clock()) if shares else {}
+        self._headers = _headers([account for account, _ in shares], now) if shares else {}
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is any budget to settle."""
+        return bool(self._shares)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -122,7 +117,7 @@ class Budgets:
             for account, share in taken:
                 account.give_back(share, 0)
             raise
-        return Reservation(taken, self._clock)
+        return Reservation(taken, self._clock())
 
     def _account(self, key: bytes, period_s: int, limit: int) -> Account:
         account = self._accounts.get((key, period_s))
@@ -135,6 +130,8 @@ class Budgets:
     async def _take(self, key: bytes, account: Account, tokens: int) -> Share:
         if tokens > account.limit:
             raise self._refused(account, tokens, "too_large")
+        if self._store is None:  # the tenants file was given a budget that this instance was not started for
+            raise self._refused(account, tokens, "unknown")
         for _ in range(_ATTEMPTS):
             share = account.take(tokens, self._clock())
             if share is not None:
@@ -150,12 +147,9 @@ class Budgets:
         raise self._refused(account, tokens, "used_up")
 
     async def _lease(self, key: bytes, account: Account, tokens: int) -> bool:
-        """Ask the row for what is missing, one request of the key at a time. False where it gives no answer.
-
-        A client that leaves does not cut it short: what the row has granted must arrive in the account.
-        """
+        """Ask the row for what is missing, one request of the key at a time. False where it gives no answer."""
         with contextlib.suppress(BudgetUnavailableError):
-            await asyncio.shield(self._start(self._ask(key, account, tokens)))
+            await self._ask(key, account, tokens)
             return True
         return False
 
@@ -170,8 +164,9 @@ class Budgets:
         """Raises BudgetUnavailableError where there is no answer in time; one that comes later counts all the same."""
         period = _NAMES[account.period_s]
         if self._store is None or self._clock() < self._rests_until:
-            raise BudgetUnavailableError(self._problem or "no database is configured")
-        # Not cancelled at the deadline: a driver takes seconds to be rid of a connection to a frozen server.
+            raise BudgetUnavailableError(self._problem)
+        # Cancelled neither at the deadline, as a driver takes seconds to be rid of a connection to a frozen server, nor
+        # by a client that leaves: what the row has granted must arrive in the account.
         task = self._start(self._settle(self._store, key, account, ask))
         try:
             done, _ = await asyncio.wait({task}, timeout=self._timeout_s)
@@ -180,7 +175,6 @@ class Budgets:
             task.result()
         except BudgetUnavailableError as error:
             metrics.BUDGET_LEASES.labels(period, "unavailable").inc()
-            metrics.BUDGET_KNOWN.set(0)
             self._rests_until = self._clock() + _REST_S
             self._problem = str(error)
             log.warning("token budgets cannot be asked", extra={"period": period, "reason": self._problem[:300]})
@@ -190,7 +184,6 @@ class Budgets:
         asked_at = self._clock()
         grant = await store.lease(key, account.period_s, ask)
         account.granted(ask, grant, asked_at)
-        metrics.BUDGET_KNOWN.set(1)
         if ask.need:
             result = "granted" if grant.tokens else "refused"
             metrics.BUDGET_LEASES.labels(_NAMES[account.period_s], result).inc()

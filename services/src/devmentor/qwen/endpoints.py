@@ -111,7 +111,7 @@ class Endpoints:
 
     def _caller(self, request: Request) -> Caller:
         tenant = self._keys.authenticate(request)
-        return Caller(tenant.name, request.headers["authorization"])
+        return Caller(tenant.name, request.headers["authorization"], tenant.budget)
 
     def _headers(self, served: Served) -> dict[str, str]:
         return {
@@ -119,6 +119,7 @@ class Endpoints:
             "X-DevMentor-Cache": served.cache,
             "X-DevMentor-Context": served.context,
             "X-DevMentor-Instance": self._settings.instance,
+            **served.limits,
         }
 
     def _model(self, name: str) -> dict[str, Any]:

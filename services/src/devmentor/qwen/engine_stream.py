@@ -1,7 +1,7 @@
 """An engine's streamed answer on its way."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -27,6 +27,7 @@ class EngineStream:
         self._closed = False
         self.payloads: list[bytes] = []
         self.whole = False
+        self.on_close: Callable[[], None] | None = None
 
     async def begin(self) -> None:
         """Wait for the first event. Raises EngineError where the engine reports an error instead."""
@@ -79,6 +80,8 @@ class EngineStream:
         else:
             self._response.close()
         self._engine.pool.release(self._since)
+        if self.on_close is not None:
+            self.on_close()
 
     @staticmethod
     def _refuse_error(event: bytes) -> None:

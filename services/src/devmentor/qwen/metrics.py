@@ -39,8 +39,7 @@ CONTEXT = Counter("devmentor_qwen_context", "Context fetches by result", ["resul
 CONTEXT_SECONDS = Histogram("devmentor_qwen_context_seconds", "Time of a PBML call", ["operation"], buckets=_LATENCY)
 TURNS = Counter("devmentor_qwen_turns", "Turns written back to PBML by result", ["result"])
 
-BUDGET_LEASES = Counter("devmentor_qwen_budget_leases", "Blocks of tokens asked of a budget's row", ["period", "result"])
+BUDGET_LEASES = Counter("devmentor_qwen_budget_leases", "Leases asked of a budget's row", ["period", "result"])
 BUDGET_TOKENS = Counter("devmentor_qwen_budget_tokens", "Tokens settled against budgets", ["period"])
 BUDGET_LENT = Counter("devmentor_qwen_budget_lent", "Tokens lent while PostgreSQL was away", ["period"])
 BUDGET_REFUSED = Counter("devmentor_qwen_budget_refused", "Requests answered 429 by a budget", ["period", "reason"])
-BUDGET_KNOWN = Gauge("devmentor_qwen_budget_known", "1 where the last lease of a budget got an answer")

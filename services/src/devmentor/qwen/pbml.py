@@ -16,6 +16,7 @@ from urllib.parse import quote
 import aiohttp
 
 from devmentor.common import context
+from devmentor.common.auth import TokenBudget
 from devmentor.qwen import metrics
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Caller:
 
     tenant: str
     authorization: str
+    budget: TokenBudget | None = None
 
 
 @dataclass(slots=True)

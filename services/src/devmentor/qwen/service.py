@@ -14,6 +14,7 @@ from devmentor.qwen import completions, metrics
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Served, Streamed, Whole, as_blocks, nothing
 from devmentor.qwen.asking import Asking, engine_for, no_engine
+from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.cache import AnswerCache, Entry
 from devmentor.qwen.embedding import Embeddings
 from devmentor.qwen.engine import Engine
@@ -31,7 +32,13 @@ class Qwen:
     """The tier's logic; `app` gives it HTTP."""
 
     def __init__(
-        self, settings: QwenSettings, engines: dict[str, Engine], cache: AnswerCache, pbml: Pbml, traces: Traces
+        self,
+        settings: QwenSettings,
+        engines: dict[str, Engine],
+        cache: AnswerCache,
+        pbml: Pbml,
+        traces: Traces,
+        budgets: Budgets,
     ) -> None:
         self._settings = settings
         self._engines = engines
@@ -39,8 +46,8 @@ class Qwen:
         self._traces = traces
         self._grounding = Grounding(settings, pbml)
         self._afterwards = Afterwards(cache, pbml)
-        self._asking = Asking(settings, self._afterwards, traces)
-        self._embeddings = Embeddings(settings, engines, cache, self._afterwards)
+        self._asking = Asking(settings, self._afterwards, traces, budgets)
+        self._embeddings = Embeddings(settings, engines, cache, self._afterwards, budgets)
 
     async def chat(self, request: ChatRequest, caller: Caller, request_id: str) -> Whole | Streamed:
         """Answer a chat request. Raises ApiError."""

@@ -55,7 +55,7 @@ class QwenSettings(ServiceSettings):
     answer_tokens: int = Field(default=512, ge=1, description="Kept free for an answer whose request sets no bound")
 
     database: str | None = Field(
-        default=None, description="libpq conninfo of the poolers; token budgets are counted there, without any it is not needed"
+        default=None, description="libpq conninfo of the poolers; only token budgets, which are counted there, need it"
     )
     database_password: SecretStr | None = None
     database_session_name: str = Field(
