@@ -15,6 +15,7 @@ ENGINE_ERRORS = Counter("devmentor_qwen_engine_errors", "Engine failures by kind
 ENGINE_MOVING = Gauge("devmentor_qwen_engine_moving", "1 where the engine was seen to make progress", ["model"])
 TOKENS = Counter("devmentor_qwen_tokens", "Tokens that engines counted", ["model", "kind"])
 CANCELLED = Counter("devmentor_qwen_cancelled", "Requests whose client left before the end", ["endpoint"])
+SHARED = Counter("devmentor_qwen_shared", "Requests that joined the answering of an equal one")
 
 POOL_SIZE = Gauge("devmentor_qwen_pool_size", "Requests an engine may get at a time", ["model"])
 POOL_IN_USE = Gauge("devmentor_qwen_pool_in_use", "Requests an engine has now", ["model"])

@@ -47,6 +47,10 @@ class QwenSettings(ServiceSettings):
     cache_password: SecretStr = SecretStr("")
     cache_budget_s: float = Field(default=0.05, gt=0, description="Deadline of one operation on the L2 cache")
 
+    flight_bytes: int = Field(
+        default=1024 * 1024, ge=4096, description="How much of a stream is kept for equal questions that come later"
+    )
+
     pbml_urls: CommaList = Field(default=[], description="Base URLs of all PBML replicas")
     pbml_deadline_s: float = Field(default=2.0, gt=0, description="Deadline of a context fetch, all replicas together")
     context_version_s: float = Field(default=0.25, ge=0, description="How long a tenant's context version is believed")

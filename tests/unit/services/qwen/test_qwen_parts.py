@@ -125,7 +125,7 @@ def test_l1_stays_within_its_bound_and_drops_what_was_used_longest_ago() -> None
 async def test_freshness_is_version_and_age_and_the_rest_is_stale_for_a_while() -> None:
     clock = Clock()
     cache = AnswerCache(L1(10_000, 3600, clock), None, l2_ttl_s=86400, stale_s=604800, entry_bytes=1000, clock=clock)
-    await cache.store("lab", "k", "v1", b"answer", "ok")
+    assert cache.keep("k", "v1", b"answer", "ok") is not None
     assert (await cache.lookup("lab", "k", "v1")).level == "l1"
     other = await cache.lookup("lab", "k", "v2")
     assert other.hit is None
@@ -136,7 +136,7 @@ async def test_freshness_is_version_and_age_and_the_rest_is_stale_for_a_while() 
     assert (await cache.lookup("lab", "k", "v1")).stale is not None
     clock.now += 604800
     assert (await cache.lookup("lab", "k", "v1")).stale is None
-    await cache.store("lab", "large", "v1", b"x" * 1001, "ok")
+    assert cache.keep("large", "v1", b"x" * 1001, "ok") is None
     assert (await cache.lookup("lab", "large", "v1")).hit is None
 
 
