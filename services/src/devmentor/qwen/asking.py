@@ -42,7 +42,9 @@ class Asking:
         self._afterwards = afterwards
         self._traces = traces
 
-    async def ask(self, job: Job, engine: Engine, messages: list[dict[str, Any]], served_by: str) -> Whole | Relay:
+    async def ask(
+        self, job: Job, engine: Engine, messages: list[dict[str, Any]], served_by: str, *, last_resort: bool = False
+    ) -> Whole | Relay:
         """One engine's answer. Raises EngineError where there is none."""
         request = job.request
         body = {**request.body, "model": engine.model, "messages": messages}
@@ -54,8 +56,8 @@ class Asking:
         self._record(job, raw)
         answered = partial(self._afterwards.answered, job, engine.model, store=served_by == "engine")
         if request.stream:
-            return Relay(await engine.stream(raw), job.served(served_by), answered)
-        payload = await engine.complete(raw)
+            return Relay(await engine.stream(raw, last_resort=last_resort), job.served(served_by), answered)
+        payload = await engine.complete(raw, last_resort=last_resort)
         answered(payload)
         return Whole(payload, job.served(served_by))
 

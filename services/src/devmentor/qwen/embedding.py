@@ -65,11 +65,13 @@ class Embeddings:
                 return Whole(lookup.stale.payload, Served("cache-stale", "stale"))
             # Another model's vectors live in another space, but whoever configured it as secondary says they fit.
             secondary = self._settings.models[request.model].secondary
-            if secondary is None:
-                raise no_engine(engine, error) from error
-            body = json.dumps({**request.body, "model": secondary}).encode()
             try:
-                return Whole(await self._engines[secondary].complete(body), Served("secondary", header))
+                if secondary is not None:
+                    body = json.dumps({**request.body, "model": secondary}).encode()
+                    return Whole(await self._engines[secondary].complete(body), Served("secondary", header))
+                if error.kind != "breaker_open":
+                    raise
+                payload = await engine.complete(json.dumps(request.body).encode(), last_resort=True)
             except EngineError as second:
                 raise no_engine(engine, second) from second
         if request.cache.write:

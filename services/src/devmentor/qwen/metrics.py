@@ -23,7 +23,9 @@ POOL_WAITING = Gauge("devmentor_qwen_pool_waiting", "Requests that wait for thei
 POOL_REFUSED = Counter("devmentor_qwen_pool_refused", "Requests answered 429 because no turn came in time", ["model"])
 
 BREAKER_STATE = Gauge("devmentor_qwen_breaker_state", "0 closed, 1 half-open, 2 open", ["model"])
-BREAKER_OPENED = Counter("devmentor_qwen_breaker_opened", "Times the breaker opened", ["model"])
+BREAKER_OPENED = Counter("devmentor_qwen_breaker_opened", "Times the breaker opened, by cause", ["model", "cause"])
+BREAKER_WINDOW_REQUESTS = Gauge("devmentor_qwen_breaker_window_requests", "Requests the error rate is of", ["model"])
+BREAKER_WINDOW_ERRORS = Gauge("devmentor_qwen_breaker_window_errors", "Errors among them", ["model"])
 
 CACHE_LOOKUPS = Counter("devmentor_qwen_cache_lookups", "Lookups by level and result", ["level", "result"])
 CACHE_SECONDS = Histogram(

@@ -115,6 +115,11 @@ class Qwen:
                 return await self._asking.ask(job, self._engines[secondary], messages, "secondary")
             except EngineError as second:
                 log.warning("secondary model failed too", extra={"model": secondary, "kind": second.kind})
+        if error.kind == "breaker_open":
+            try:
+                return await self._asking.ask(job, self._engines[request.model], messages, "engine", last_resort=True)
+            except EngineError as last:
+                error = last
         excerpts = await self._grounding.excerpts(job)
         if excerpts and request.accepts_prose:
             completion = completions.degraded(request.model, excerpts)
