@@ -25,7 +25,7 @@ class Afterwards:
         self._background: set[asyncio.Task[None]] = set()
 
     def answered(self, job: Job, model: str, payload: bytes, *, store: bool) -> None:
-        """Store an engine's answer and write the turn back, without keeping the client waiting."""
+        """Once for each answer that an engine made: count its tokens, keep it. L1 has it when this returns."""
         try:
             usage = json.loads(payload).get("usage") or {}
         except (ValueError, AttributeError):
@@ -34,10 +34,16 @@ class Afterwards:
         metrics.TOKENS.labels(model, "answer").inc(usage.get("completion_tokens") or 0)
         if store and job.storable:
             assert job.version is not None
-            self.spawn(self._cache.store(job.caller.tenant, job.key, job.version, payload, job.context))
-        self.write_back(job, payload)
+            self.store(job.caller.tenant, job.key, job.version, payload, job.context)
+
+    def store(self, tenant: str, key: str, version: str, payload: bytes, context: str) -> None:
+        """Keep an answer on both levels of the cache."""
+        entry = self._cache.keep(key, version, payload, context)
+        if entry is not None:
+            self.spawn(self._cache.share(tenant, key, entry))
 
     def write_back(self, job: Job, payload: bytes) -> None:
+        """Once for each request that got an answer: its turn goes into its conversation."""
         conversation = job.request.conversation
         if conversation is not None and self._pbml.configured:
             answer = completions.answer_text(json.loads(payload))

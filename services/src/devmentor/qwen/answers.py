@@ -18,7 +18,7 @@ class Served:
     by: str
     cache: str
     context: str = "none"
-    limits: Mapping[str, str] = field(default_factory=dict)  # x-ratelimit-*, where the key has a budget
+    headers: Mapping[str, str] = field(default_factory=dict)  # further ones, of this request alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Job:
     context: str = "none"
     version: str | None = NO_VERSION
     trace: Trace | None = None
-    limits: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    joined: bool = False  # whether an equal question's flight answers it
 
     @property
     def cache_header(self) -> str:
@@ -60,7 +61,7 @@ class Job:
     def served(self, by: str) -> Served:
         if self.trace is not None:
             self.trace.served_by = by
-        return Served(by, self.cache_header, self.context, self.limits)
+        return Served(by, self.cache_header, self.context, self.headers)
 
     @property
     def storable(self) -> bool:

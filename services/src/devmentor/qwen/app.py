@@ -13,6 +13,7 @@ from devmentor.common import tls
 from devmentor.common.auth import TenantKeys, TenantsFileError
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
+from devmentor.qwen.breaker import BreakerLimits
 from devmentor.qwen.budget_store import PostgresStore
 from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.cache import L1, L2, AnswerCache
@@ -51,9 +52,14 @@ async def open_tier(
         deadline_s=settings.deadline_s,
         connect_s=settings.connect_s,
         silence_s=settings.silence_s,
-        breaker_errors=settings.breaker_errors,
-        breaker_open_s=settings.breaker_open_s,
         stuck_s=settings.stuck_s,
+        breaker=BreakerLimits(
+            errors=settings.breaker_errors,
+            open_s=settings.breaker_open_s,
+            error_rate=settings.breaker_error_rate,
+            min_volume=settings.breaker_min_volume,
+            window_s=settings.breaker_window_s,
+        ),
     )
     # The pool bounds connections to an engine, not the connector.
     engine_connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)

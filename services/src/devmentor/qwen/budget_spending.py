@@ -1,13 +1,12 @@
 """What a request costs: the estimate before the engine is asked, and what it used, whole, streamed or broken off."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from devmentor.common.errors import ApiError
 from devmentor.qwen.budgets import Reservation
-from devmentor.qwen.engine import Engine
 from devmentor.qwen.engine_errors import EngineError
 from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.requests import text_of
@@ -50,10 +49,10 @@ def embedding_estimate(given: Any) -> Estimate:
     return Estimate(1)
 
 
-async def whole(reservation: Reservation, engine: Engine, raw: bytes) -> bytes:
-    """`engine.complete`, settled. What a client that left had the engine do nobody knows: the estimate stands."""
+async def whole(reservation: Reservation, call: Awaitable[bytes]) -> bytes:
+    """`Engine.complete`, settled. What a client that left had the engine do nobody knows: the estimate stands."""
     try:
-        payload = await engine.complete(raw)
+        payload = await call
     except (ApiError, EngineError):
         reservation.settle(0)  # refused, never begun, or nothing came of it
         raise
@@ -66,10 +65,10 @@ async def whole(reservation: Reservation, engine: Engine, raw: bytes) -> bytes:
     return payload
 
 
-async def streamed(reservation: Reservation, engine: Engine, raw: bytes, estimate: Estimate) -> EngineStream:
-    """`engine.stream`, settled when the stream is closed, whole or not."""
+async def streamed(reservation: Reservation, call: Awaitable[EngineStream], estimate: Estimate) -> EngineStream:
+    """`Engine.stream`, settled when the stream is closed, whole or not."""
     try:
-        stream = await engine.stream(raw)
+        stream = await call
     except (ApiError, EngineError):
         reservation.settle(0)
         raise

@@ -273,12 +273,21 @@ class AnswerCache:
             stale = usable
         return Lookup(stale=stale)
 
-    async def store(self, tenant: str, key: str, version: str, payload: bytes, context: str) -> None:
-        """Keep an answer on both levels. L1 has it before this first waits."""
+    def again(self, key: str, version: str | None) -> Entry | None:
+        """A fresh entry that came into L1 since a lookup."""
+        found = self._l1.get(key)
+        return found[0] if found is not None and found[1] and self._fresh(found[0], version) else None
+
+    def keep(self, key: str, version: str, payload: bytes, context: str) -> Entry | None:
+        """Keep an answer on L1; None where it is too large to be cached."""
         if len(payload) > self._entry_bytes:
-            return
+            return None
         entry = Entry(payload, version, self._clock(), context)
         self._l1.put(key, entry)
+        return entry
+
+    async def share(self, tenant: str, key: str, entry: Entry) -> None:
+        """Keep an answer on L2."""
         if self._l2 is not None:
             await self._l2.put(self._remote_key(tenant, key), entry)
 

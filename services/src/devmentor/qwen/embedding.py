@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
+from devmentor.common.errors import ApiError
 from devmentor.qwen import budget_spending, metrics
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import NO_VERSION, Served, Whole
@@ -11,6 +14,7 @@ from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.cache import AnswerCache, Lookup
 from devmentor.qwen.engine import Engine
 from devmentor.qwen.engine_errors import EngineError
+from devmentor.qwen.flights import TRY_AGAIN, Flights, Seat
 from devmentor.qwen.pbml import Caller
 from devmentor.qwen.requests import EmbeddingRequest, cache_key
 from devmentor.qwen.settings import QwenSettings
@@ -24,12 +28,14 @@ class Embeddings:
         settings: QwenSettings,
         engines: Mapping[str, Engine],
         cache: AnswerCache,
+        flights: Flights,
         afterwards: Afterwards,
         budgets: Budgets,
     ) -> None:
         self._settings = settings
         self._engines = engines
         self._cache = cache
+        self._flights = flights
         self._afterwards = afterwards
         self._budgets = budgets
 
@@ -38,36 +44,62 @@ class Embeddings:
         engine = engine_for(self._engines, request.model, "embedding")
         key = cache_key("embeddings", caller.tenant, request.body)
         lookup = Lookup()
-        header = "miss" if request.cache.read else "bypass"
         if request.cache.read:
             lookup = await self._cache.lookup(caller.tenant, key, NO_VERSION)
             if lookup.hit is not None:
-                return self._embedded(lookup.hit.payload, f"cache-{lookup.level}", "hit")
+                return _counted(Whole(lookup.hit.payload, Served(f"cache-{lookup.level}", "hit")))
+        work = partial(self._make, request, engine, caller, key, lookup)
+        keys = [("embeddings", key)] if request.cache.read else []
+        joined = self._flights.join(keys)
+        if joined is not None:
+            try:
+                return _counted(await _answer_of(joined))
+            except ApiError as error:
+                if error.status not in TRY_AGAIN:
+                    raise
+        return _counted(await _answer_of(self._flights.join(keys) or self._flights.start(keys, work)))
+
+    async def _make(self, request: EmbeddingRequest, engine: Engine, caller: Caller, key: str, lookup: Lookup) -> Whole:
+        header = "miss" if request.cache.read else "bypass"
         try:
             payload, limits = await self._ask(engine, request, caller)
         except EngineError as error:
             if lookup.stale is not None:
-                return self._embedded(lookup.stale.payload, "cache-stale", "stale")
+                return Whole(lookup.stale.payload, Served("cache-stale", "stale"))
             # Another model's vectors live in another space, but whoever configured it as secondary says they fit.
             secondary = self._settings.models[request.model].secondary
-            if secondary is None:
-                raise no_engine(engine, error) from error
             try:
-                payload, limits = await self._ask(self._engines[secondary], request, caller)
-                return self._embedded(payload, "secondary", header, limits)
+                if secondary is not None:
+                    payload, limits = await self._ask(self._engines[secondary], request, caller)
+                    return Whole(payload, Served("secondary", header, headers=limits))
+                if error.kind != "breaker_open":
+                    raise
+                payload, limits = await self._ask(engine, request, caller, last_resort=True)
             except EngineError as second:
                 raise no_engine(engine, second) from second
         if request.cache.write:
-            self._afterwards.spawn(self._cache.store(caller.tenant, key, NO_VERSION, payload, "none"))
-        return self._embedded(payload, "engine", header, limits)
+            self._afterwards.store(caller.tenant, key, NO_VERSION, payload, "none")
+        return Whole(payload, Served("engine", header, headers=limits))
 
-    async def _ask(self, engine: Engine, request: EmbeddingRequest, caller: Caller) -> tuple[bytes, Mapping[str, str]]:
+    async def _ask(
+        self, engine: Engine, request: EmbeddingRequest, caller: Caller, *, last_resort: bool = False
+    ) -> tuple[bytes, Mapping[str, str]]:
         tokens = budget_spending.embedding_estimate(request.body["input"]).total
         reservation = await self._budgets.reserve(caller.budget, tokens)
         raw = json.dumps({**request.body, "model": engine.model}).encode()
-        return await budget_spending.whole(reservation, engine, raw), reservation.headers
+        call = engine.complete(raw, last_resort=last_resort)
+        return await budget_spending.whole(reservation, call), reservation.headers
 
-    @staticmethod
-    def _embedded(payload: bytes, by: str, header: str, limits: Mapping[str, str] | None = None) -> Whole:
-        metrics.ANSWERS.labels("embeddings", by).inc()
-        return Whole(payload, Served(by, header, limits=limits or {}))
+
+async def _answer_of(seat: Seat) -> Whole:
+    try:
+        made = await seat.begun()
+        assert isinstance(made, Whole)
+        return made if seat.leads else replace(made, served=replace(made.served, cache="shared", headers={}))
+    finally:
+        await seat.leave()
+
+
+def _counted(answer: Whole) -> Whole:
+    metrics.ANSWERS.labels("embeddings", answer.served.by).inc()
+    return answer

@@ -119,7 +119,7 @@ class Endpoints:
             "X-DevMentor-Cache": served.cache,
             "X-DevMentor-Context": served.context,
             "X-DevMentor-Instance": self._settings.instance,
-            **served.limits,
+            **served.headers,
         }
 
     def _model(self, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import aiohttp
 from devmentor.common import context
 from devmentor.common.errors import ApiError
 from devmentor.qwen import metrics
-from devmentor.qwen.breaker import Breaker
+from devmentor.qwen.breaker import Breaker, BreakerLimits, Pass, State
 from devmentor.qwen.engine_errors import EngineError, as_engine_error, engine_message
 from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.pool import Pool
@@ -41,9 +41,8 @@ class EngineLimits:
     deadline_s: float
     connect_s: float
     silence_s: float
-    breaker_errors: int
-    breaker_open_s: float
     stuck_s: float
+    breaker: BreakerLimits
 
 
 class Engine:
@@ -59,7 +58,7 @@ class Engine:
         self._streamed = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
         self._brief = aiohttp.ClientTimeout(total=2.0, sock_connect=limits.connect_s)
         self.pool = Pool(model, limits.pool_size, limits.pool_wait_s)
-        self.breaker = Breaker(model, errors=limits.breaker_errors, open_s=limits.breaker_open_s)
+        self.breaker = Breaker(model, limits.breaker)
         self._context_length: int | None = None
         self._moved_at: float | None = None
         self._progress_seen: bytes | None = None
@@ -70,12 +69,15 @@ class Engine:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    async def complete(self, body: bytes) -> bytes:
-        """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused."""
-        since = await self._slot()
+    async def complete(self, body: bytes, *, last_resort: bool = False) -> bytes:
+        """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused.
+
+        `last_resort`: nothing else can answer, so a breaker that opened by the error rate lets it through.
+        """
+        passed, since = await self._slot(last_resort=last_resort)
         try:
             start = time.monotonic()
-            async with self._judged():
+            async with self._judged(passed):
                 response = await self._post(body, self._whole)
                 async with response:
                     payload = await response.read()
@@ -87,17 +89,17 @@ class Engine:
         finally:
             self.pool.release(since)
 
-    async def stream(self, body: bytes) -> EngineStream:
+    async def stream(self, body: bytes, *, last_resort: bool = False) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
-        since = await self._slot()
+        passed, since = await self._slot(last_resort=last_resort)
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
-            async with self._judged(whole=False):
+            async with self._judged(passed, whole=False):
                 response = await self._post(body, self._streamed)
                 if response.status != 200:
                     self._check(response.status, await response.read())
-                stream = EngineStream(self, response, since)
+                stream = EngineStream(self, response, passed, since)
                 await stream.begin()
             self._ttft.observe(time.monotonic() - start)
             return stream
@@ -107,28 +109,29 @@ class Engine:
             self.pool.release(since)
             raise
 
-    async def _slot(self) -> float:
+    async def _slot(self, *, last_resort: bool) -> tuple[Pass, float]:
         """Past the breaker and into the pool; when the slot was given. Without a slot the breaker is told nothing."""
-        if not self.breaker.allow():
+        passed = self.breaker.allow(last_resort=last_resort)
+        if passed is None:
             metrics.ENGINE_ERRORS.labels(self.model, "breaker_open").inc()
             raise EngineError("breaker_open", f"the breaker of {self.model} is open")
         try:
-            return await self.pool.acquire()
+            return passed, await self.pool.acquire()
         except BaseException:
-            self.breaker.abandon()
+            passed.abandon()
             raise
 
     @contextlib.asynccontextmanager
-    async def _judged(self, *, whole: bool = True) -> AsyncIterator[None]:
+    async def _judged(self, passed: Pass, *, whole: bool = True) -> AsyncIterator[None]:
         """Turns what goes wrong into EngineError and tells the breaker how it went; not `whole`: how it began."""
         try:
             yield
         except ApiError:
             self.moved()  # a refusal is an answer
-            self.breaker.success()
+            passed.success()
             raise
         except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.breaker.error()
+            passed.error()
             wrapped = as_engine_error(error)
             metrics.ENGINE_ERRORS.labels(self.model, wrapped.kind).inc()
             log.warning("engine failed", extra={"model": self.model, "kind": wrapped.kind, "reason": str(wrapped)})
@@ -136,14 +139,14 @@ class Engine:
                 raise
             raise wrapped from error
         except BaseException:
-            self.breaker.abandon()
+            passed.abandon()
             raise
         else:
             self.moved()
             if whole:
-                self.breaker.success()
+                passed.success()
             else:
-                self.breaker.began()
+                passed.began()
 
     async def _post(self, body: bytes, times: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         path = _CHAT if self.kind == "chat" else _EMBEDDINGS
@@ -225,11 +228,15 @@ class Engine:
         Where an answer came in the last moments nothing is asked. Else a token is generated; a busy engine queues
         that, and then its own counters must be seen to grow from one probe to the next.
         """
-        if self._moved_at is None or self._still_s() >= min(1.0, self._limits.stuck_s / 4):
+        # A breaker that waits for a probe gets this one: without requests it would stay open for ever.
+        passed = self.breaker.allow() if self.breaker.state is not State.CLOSED else None
+        if passed is not None or self._moved_at is None or self._still_s() >= min(1.0, self._limits.stuck_s / 4):
             try:
                 await self._generate_one()
                 self.moved()
                 self._problem = ""
+                if passed is not None:
+                    passed.success()
             except TimeoutError:
                 if await self._counters_grew():
                     self.moved()
@@ -238,6 +245,11 @@ class Engine:
                     self._problem = "no token generated in time"
             except (EngineError, ApiError, aiohttp.ClientError, OSError) as error:
                 self._problem = f"{type(error).__name__}: {error}"[:200]
+                if passed is not None:
+                    passed.error()
+            finally:
+                if passed is not None:
+                    passed.abandon()
         else:
             self._problem = ""
         self._moving_gauge.set(self.moving)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from devmentor.qwen import metrics, sse
+from devmentor.qwen.breaker import Pass
 from devmentor.qwen.engine_errors import EngineError, StreamBrokenError, as_engine_error, engine_message
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ log = logging.getLogger(__name__)
 class EngineStream:
     """A chat answer on its way. Iterating yields blocks of whole events; `payloads` collects their data."""
 
-    def __init__(self, engine: "Engine", response: aiohttp.ClientResponse, since: float) -> None:
+    def __init__(self, engine: "Engine", response: aiohttp.ClientResponse, passed: Pass, since: float) -> None:
         self._engine = engine
         self._response = response
+        self._passed = passed
         self._since = since
         self._splitter = sse.Splitter()
         self._first: list[bytes] = []
@@ -48,7 +50,7 @@ class EngineStream:
                     data = sse.payload(event)
                     if data == b"[DONE]":
                         self.whole = True
-                        self._engine.breaker.success()
+                        self._passed.success()
                         break
                     if data:
                         self._refuse_error(event)
@@ -64,7 +66,7 @@ class EngineStream:
                     raise StreamBrokenError("broken_stream", "the engine closed the connection in the answer")
                 events = self._splitter.feed(chunk)
         except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._engine.breaker.error()
+            self._passed.error()
             wrapped = as_engine_error(error)
             metrics.ENGINE_ERRORS.labels(self._engine.model, wrapped.kind).inc()
             log.warning("stream broke", extra={"model": self._engine.model, "reason": str(wrapped)})

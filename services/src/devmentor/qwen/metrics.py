@@ -15,6 +15,7 @@ ENGINE_ERRORS = Counter("devmentor_qwen_engine_errors", "Engine failures by kind
 ENGINE_MOVING = Gauge("devmentor_qwen_engine_moving", "1 where the engine was seen to make progress", ["model"])
 TOKENS = Counter("devmentor_qwen_tokens", "Tokens that engines counted", ["model", "kind"])
 CANCELLED = Counter("devmentor_qwen_cancelled", "Requests whose client left before the end", ["endpoint"])
+SHARED = Counter("devmentor_qwen_shared", "Requests that joined the answering of an equal one")
 
 POOL_SIZE = Gauge("devmentor_qwen_pool_size", "Requests an engine may get at a time", ["model"])
 POOL_IN_USE = Gauge("devmentor_qwen_pool_in_use", "Requests an engine has now", ["model"])
@@ -22,7 +23,9 @@ POOL_WAITING = Gauge("devmentor_qwen_pool_waiting", "Requests that wait for thei
 POOL_REFUSED = Counter("devmentor_qwen_pool_refused", "Requests answered 429 because no turn came in time", ["model"])
 
 BREAKER_STATE = Gauge("devmentor_qwen_breaker_state", "0 closed, 1 half-open, 2 open", ["model"])
-BREAKER_OPENED = Counter("devmentor_qwen_breaker_opened", "Times the breaker opened", ["model"])
+BREAKER_OPENED = Counter("devmentor_qwen_breaker_opened", "Times the breaker opened, by cause", ["model", "cause"])
+BREAKER_WINDOW_REQUESTS = Gauge("devmentor_qwen_breaker_window_requests", "Requests the error rate is of", ["model"])
+BREAKER_WINDOW_ERRORS = Gauge("devmentor_qwen_breaker_window_errors", "Errors among them", ["model"])
 
 CACHE_LOOKUPS = Counter("devmentor_qwen_cache_lookups", "Lookups by level and result", ["level", "result"])
 CACHE_SECONDS = Histogram(

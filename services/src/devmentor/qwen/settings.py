@@ -1,5 +1,6 @@
 """What one QWEN instance is told by its environment (QWEN_*)."""
 
+import math
 import platform
 from typing import Annotated, Literal
 
@@ -36,6 +37,9 @@ class QwenSettings(ServiceSettings):
     stuck_s: float = Field(default=20.0, gt=0, description="An engine without a token for so long is not ready")
     breaker_errors: int = Field(default=5, ge=1, description="Errors in a row that open an engine's breaker")
     breaker_open_s: float = Field(default=30.0, gt=0)
+    breaker_error_rate: float = Field(default=0.001, ge=0, lt=1, description="A higher share of errors opens; 0: never")
+    breaker_min_volume: int = Field(default=1000, ge=1, description="Requests in the window below which no rate counts")
+    breaker_window_s: float = Field(default=300.0, gt=0, description="The window that the error rate is of")
 
     cache_l1_bytes: int = Field(default=128 * 1024 * 1024, ge=0, description="Bound of the process cache; 0: none")
     cache_l1_ttl_s: float = Field(default=3600.0, gt=0)
@@ -46,6 +50,10 @@ class QwenSettings(ServiceSettings):
     cache_user: str = "qwen"
     cache_password: SecretStr = SecretStr("")
     cache_budget_s: float = Field(default=0.05, gt=0, description="Deadline of one operation on the L2 cache")
+
+    flight_bytes: int = Field(
+        default=1024 * 1024, ge=4096, description="How much of a stream is kept for equal questions that come later"
+    )
 
     pbml_urls: CommaList = Field(default=[], description="Base URLs of all PBML replicas")
     pbml_deadline_s: float = Field(default=2.0, gt=0, description="Deadline of a context fetch, all replicas together")
@@ -80,6 +88,11 @@ class QwenSettings(ServiceSettings):
                 raise ValueError(f"models.{alias}.secondary: {model.secondary!r} is no other {model.kind} model")
         if not any(model.kind == "chat" for model in self.models.values()):
             raise ValueError("models: at least one chat model is needed")
+        if self.breaker_error_rate and self.breaker_min_volume * self.breaker_error_rate < 1:
+            needed = math.ceil(1 / self.breaker_error_rate)
+            raise ValueError(
+                f"breaker_min_volume: at least {needed} for a rate of {self.breaker_error_rate:g}; else one error opens"
+            )
         if self.tenants_file is None:
             raise ValueError("tenants_file is needed: every request is some tenant's")
         if self.trace_size and not self.admin_key_sha256:

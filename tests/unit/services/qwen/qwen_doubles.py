@@ -42,6 +42,7 @@ class Engine:
         self.mode = "ok"
         self.bodies: list[dict[str, Any]] = []
         self.cancelled = 0
+        self.embedded = 0
         self.active = 0
         self.release = asyncio.Event()
         self.context_length = context_length
@@ -80,8 +81,13 @@ class Engine:
         if self.mode == "refuse":
             error = {"code": 400, "message": "too long", "type": "exceed_context_size_error"}
             return web.json_response({"error": error}, status=400)
-        if self.mode == "hang":
+        mode = self.mode
+        if mode in ("hang", "late error", "late refusal"):
             await self.release.wait()
+        if mode == "late error":
+            return web.json_response({"error": {"message": "the engine broke", "code": 500}}, status=500)
+        if mode == "late refusal":
+            return web.json_response({"error": {"message": "too long", "code": "too_long"}}, status=400)
         if not body.get("stream"):
             message = {"role": "assistant", "content": SAID}
             return web.json_response(
@@ -118,6 +124,9 @@ class Engine:
 
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.embedded += body["input"] != "ping"
+        if self.mode == "hang":
+            await self.release.wait()
         if self.mode == "error":
             return web.json_response({"error": {"message": "the engine is broken"}}, status=500)
         data = [{"index": 0, "embedding": [0.5, 0.25], "object": "embedding"}]
