@@ -10,6 +10,7 @@ from devmentor.qwen import completions, metrics
 from devmentor.qwen.answers import Job
 from devmentor.qwen.cache import AnswerCache
 from devmentor.qwen.pbml import Pbml, PbmlUnavailableError
+from devmentor.qwen.semantic_cache import SemanticCache
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ _BACKGROUND_MAX = 1000
 class Afterwards:
     """Work behind the answers, bounded in number."""
 
-    def __init__(self, cache: AnswerCache, pbml: Pbml) -> None:
+    def __init__(self, cache: AnswerCache, pbml: Pbml, semantic: SemanticCache | None) -> None:
+        self._semantic = semantic
         self._cache = cache
         self._pbml = pbml
         self._background: set[asyncio.Task[None]] = set()
@@ -35,6 +37,9 @@ class Afterwards:
         if store and job.storable:
             assert job.version is not None
             self.store(job.caller.tenant, job.key, job.version, payload, job.context)
+            # An answer of another context version than the question was looked up with is not of its partition.
+            if self._semantic is not None and job.semantic is not None and job.version == job.looked_up_version:
+                self.spawn(self._semantic.store(job.semantic, payload, job.context))
 
     def store(self, tenant: str, key: str, version: str, payload: bytes, context: str) -> None:
         """Keep an answer on both levels of the cache."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from devmentor.qwen.cache import Lookup
 from devmentor.qwen.pbml import Caller, Found
 from devmentor.qwen.requests import ChatRequest
+from devmentor.qwen.semantic import Candidate
 from devmentor.qwen.trace import Trace
 
 NO_VERSION = ""  # of answers that no context went into
@@ -52,6 +53,8 @@ class Job:
     version: str | None = NO_VERSION
     trace: Trace | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    semantic: Candidate | None = None
+    looked_up_version: str | None = None
     joined: bool = False  # whether an equal question's flight answers it
 
     @property

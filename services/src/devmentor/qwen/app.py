@@ -20,6 +20,7 @@ from devmentor.qwen.cache import L1, L2, AnswerCache
 from devmentor.qwen.endpoints import Endpoints
 from devmentor.qwen.engine import Engine, EngineLimits
 from devmentor.qwen.pbml import Pbml
+from devmentor.qwen.semantic_cache import SemanticCache
 from devmentor.qwen.service import Qwen
 from devmentor.qwen.settings import QwenSettings
 from devmentor.qwen.trace import Traces
@@ -100,11 +101,24 @@ async def open_tier(
         budgets = Budgets(store, timeout_s=settings.budget_timeout_s, lend_share=settings.budget_lend_share)
         stack.push_async_callback(budgets.drain)
         stack.callback(asyncio.create_task(budgets.run()).cancel)
-        qwen = Qwen(settings, engines, cache, pbml, traces, budgets)
+        semantic = _semantic_cache(settings, engines)
+        if semantic is not None:
+            stack.push_async_callback(semantic.close)
+            stack.callback(asyncio.create_task(semantic.run()).cancel)
+        qwen = Qwen(settings, engines, cache, pbml, traces, budgets, semantic)
         stack.push_async_callback(qwen.drain, _WRITE_BACK_S)
         for engine in engines.values():
             stack.callback(asyncio.create_task(_probe_for_ever(engine, settings.probe_s)).cancel)
         yield qwen, engines
+
+
+def _semantic_cache(settings: QwenSettings, engines: dict[str, Engine]) -> SemanticCache | None:
+    if settings.semantic_model is None:
+        return None
+    # Qdrant's client takes seconds of processor time to load.
+    from devmentor.qwen.semantic_store import SemanticStore
+
+    return SemanticCache(settings, engines[settings.semantic_model], SemanticStore(settings))
 
 
 def build(settings: QwenSettings) -> Starlette:

@@ -46,3 +46,10 @@ BUDGET_LEASES = Counter("devmentor_qwen_budget_leases", "Leases asked of a budge
 BUDGET_TOKENS = Counter("devmentor_qwen_budget_tokens", "Tokens settled against budgets", ["period"])
 BUDGET_LENT = Counter("devmentor_qwen_budget_lent", "Tokens lent while PostgreSQL was away", ["period"])
 BUDGET_REFUSED = Counter("devmentor_qwen_budget_refused", "Requests answered 429 by a budget", ["period", "reason"])
+
+SEMANTIC_LOOKUPS = Counter("devmentor_qwen_semantic_lookups", "Lookups in the semantic cache by result", ["result"])
+SEMANTIC_SECONDS = Histogram(
+    "devmentor_qwen_semantic_seconds",
+    "Time of a lookup in the semantic cache, the question's embedding included",
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+)

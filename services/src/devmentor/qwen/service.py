@@ -30,6 +30,7 @@ from devmentor.qwen.grounding import Grounding
 from devmentor.qwen.pbml import Caller, Pbml
 from devmentor.qwen.relay import Relay
 from devmentor.qwen.requests import ChatRequest, EmbeddingRequest, cache_key
+from devmentor.qwen.semantic_cache import SemanticCache
 from devmentor.qwen.settings import QwenSettings
 from devmentor.qwen.trace import Trace, Traces
 
@@ -47,13 +48,15 @@ class Qwen:
         pbml: Pbml,
         traces: Traces,
         budgets: Budgets,
+        semantic: SemanticCache | None = None,
     ) -> None:
+        self._semantic = semantic
         self._settings = settings
         self._engines = engines
         self._cache = cache
         self._traces = traces
         self._grounding = Grounding(settings, pbml)
-        self._afterwards = Afterwards(cache, pbml)
+        self._afterwards = Afterwards(cache, pbml, semantic)
         self._flights = Flights(settings.flight_bytes)
         self._asking = Asking(settings, self._afterwards, traces, budgets)
         self._embeddings = Embeddings(settings, engines, cache, self._flights, self._afterwards, budgets)
@@ -72,6 +75,10 @@ class Qwen:
             job.lookup = await self._cache.lookup(caller.tenant, job.key, job.version)
             if job.lookup.hit is not None:
                 return self._deliver(job, self._from_cache(job, job.lookup.hit, f"cache-{job.lookup.level}", "hit"))
+        if self._semantic is not None:
+            near = await self._near(job, self._semantic, mode)
+            if near is not None:
+                return self._deliver(job, near)
         try:
             return await self._share(job, engine)
         except ApiError as error:
@@ -79,6 +86,19 @@ class Qwen:
             if not job.joined or error.status not in TRY_AGAIN:
                 raise
         return await self._share(job, engine)
+
+    @staticmethod
+    async def _near(job: Job, cache: SemanticCache, mode: str) -> Whole | None:
+        """The answer to a question of the same meaning, if there is one."""
+        job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, mode)
+        job.looked_up_version = job.version
+        if job.semantic is None or not job.request.cache.read:
+            return None
+        match = await cache.lookup(job.semantic)
+        if match is None:
+            return None
+        context = match.context if job.context != "degraded" else "degraded"
+        return Whole(match.payload, Served("cache-semantic", "hit", context, match.headers))
 
     async def _share(self, job: Job, engine: Engine) -> Whole | Streamed:
         """Join the answering of an equal question, or begin it."""

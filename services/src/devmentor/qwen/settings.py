@@ -75,6 +75,19 @@ class QwenSettings(ServiceSettings):
         default=0.05, ge=0, le=1, description="Part of a limit that this instance spends while PostgreSQL is away"
     )
 
+    semantic_model: str | None = Field(
+        default=None, description="Embedding model of the semantic cache, one of `models`; without one there is none"
+    )
+    semantic_threshold: float = Field(default=0.95, gt=0, le=1, description="Least cosine of two questions' vectors")
+    semantic_budget_s: float = Field(default=0.05, gt=0, description="Deadline of a lookup, the embedding included")
+    semantic_ttl_s: float = Field(default=3600.0, gt=0)
+    semantic_max_answers: int = Field(default=100_000, ge=1, description="Bound of the collection; the oldest go first")
+    semantic_question_chars: int = Field(default=800, ge=1, description="Of a longer one the model would not see all")
+    semantic_collection: str = "qwen_semantic"
+    semantic_dimensions: int = Field(default=384, ge=1, description="Of the embedding model's vectors")
+    qdrant_urls: CommaList = Field(default=[], description="Base URLs of all peers, for the semantic cache")
+    qdrant_api_key: SecretStr | None = None
+
     trace_size: int = Field(default=0, ge=0, description="Requests whose engine body GET /v1/traces shows; 0: off")
     admin_key_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
@@ -95,6 +108,10 @@ class QwenSettings(ServiceSettings):
             )
         if self.tenants_file is None:
             raise ValueError("tenants_file is needed: every request is some tenant's")
+        if self.semantic_model is not None:
+            embedding = self.models.get(self.semantic_model)
+            if embedding is None or embedding.kind != "embedding" or not self.qdrant_urls:
+                raise ValueError("semantic_model must be an embedding model of `models`, and qdrant_urls be set")
         if self.trace_size and not self.admin_key_sha256:
             raise ValueError("trace_size needs admin_key_sha256: traces hold prompts")
         return self
