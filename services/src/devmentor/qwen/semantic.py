@@ -15,6 +15,7 @@ from devmentor.qwen.requests import ChatRequest, cache_key, text_of
 _HEADER_CHARS = 300
 # A word with a digit, an inner capital or punctuation of code, or all in capitals: a name, a number, a path.
 _NAME = re.compile(r"(?=\S*\d)\S+|\S*[a-z][A-Z]\S*|\b[A-Z]{2,}\b|\S*(?:[_/\\=<>@#$]|\w[.:]\w)\S*")
+_WORD = re.compile(r"\w+")
 _EDGES = ".,;:!?\"'()[]{}"
 _NEGATIONS = frozenset({"not", "no", "never", "without", "none", "nor", "cannot", "neither", "except"})
 # Words that turn a question round and that embeddings hardly tell apart; too common ones (on, from, up) are left out.
@@ -24,6 +25,7 @@ _TURNING = frozenset({
     "deny", "install", "uninstall", "push", "pull", "import", "export", "above", "below", "more", "less", "most",
     "least", "best", "worst", "open", "close", "lock", "unlock", "off", "down", "left", "right", "true", "false",
     "yes", "no", "input", "output",
+    "all", "alone", "but", "each", "every", "everything", "except", "only",
 })  # fmt: skip
 
 
@@ -91,8 +93,10 @@ def marks(question: str) -> frozenset[str]:
 
 
 def may_share(asked: str, stored: str) -> bool:
-    """Whether two near questions may have one answer."""
-    return marks(asked) == marks(stored)
+    """Whether two near questions may have one answer: the same marks, and not the same words turned round ("replace a
+    by b"), which embeddings of whole sentences hardly see."""
+    one, other = _WORD.findall(asked.lower()), _WORD.findall(stored.lower())
+    return marks(asked) == marks(stored) and (one == other or sorted(one) != sorted(other))
 
 
 def complete(completion: dict[str, Any]) -> bool:

@@ -78,7 +78,7 @@ class QwenSettings(ServiceSettings):
     semantic_model: str | None = Field(
         default=None, description="Embedding model of the semantic cache, one of `models`; without one there is none"
     )
-    semantic_threshold: float = Field(default=0.95, gt=0, le=1, description="Least cosine of two questions' vectors")
+    semantic_threshold: float = Field(default=0.99, gt=0, le=1, description="Least cosine of two questions' vectors")
     semantic_budget_s: float = Field(default=0.05, gt=0, description="Deadline of a lookup, the embedding included")
     semantic_ttl_s: float = Field(default=3600.0, gt=0)
     semantic_max_answers: int = Field(default=100_000, ge=1, description="Bound of the collection; the oldest go first")

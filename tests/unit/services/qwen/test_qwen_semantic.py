@@ -98,6 +98,7 @@ async def tier(
             semantic_model="words",
             qdrant_urls=["http://127.0.0.1:1"],
             semantic_budget_s=0.5,
+            semantic_threshold=0.85,
         )
 
 
@@ -111,11 +112,11 @@ async def test_a_question_of_the_same_meaning_is_answered_and_says_whose_answer_
     first = await tier.chat("Wo liegt der schöne Hafen?")
     assert (first.served_by, first.cache) == ("engine", "miss")
     await kept(points, 1)
-    second = await tier.chat("Der schöne Hafen liegt wo?")
+    second = await tier.chat("Wo liegt der schöne Hafen denn?")
     assert (second.served_by, second.cache, second.text) == ("cache-semantic", "hit", SAID)
-    assert float(second.headers["x-devmentor-semantic-score"]) == pytest.approx(1.0)
+    assert float(second.headers["x-devmentor-semantic-score"]) == pytest.approx(5 / math.sqrt(30), abs=1e-4)
     assert unquote(second.headers["x-devmentor-semantic-question"]) == "Wo liegt der schöne Hafen?"
-    streamed = await tier.chat("Der schöne Hafen liegt wo?", stream=True)
+    streamed = await tier.chat("Wo liegt der schöne Hafen denn?", stream=True)
     assert (streamed.served_by, streamed.streamed_text) == ("cache-semantic", SAID)
     assert (await tier.chat("Wo liegt der schöne Hafen?")).served_by == "cache-l1", "the exact cache comes first"
 
@@ -126,7 +127,7 @@ async def test_a_question_of_the_same_meaning_is_answered_and_says_whose_answer_
         {"tenant": "other"},
         {"temperature": 0.5},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"messages": [{"role": "system", "content": "Be rude."}, {"role": "user", "content": "harbour the is where"}]},
+        {"messages": [{"role": "system", "content": "Be rude."}, {"role": "user", "content": "where is the harbour"}]},
         {"headers": {"X-DevMentor-Conversation": "talk-1"}},
         {"headers": {"X-DevMentor-Watermark": "pg:1"}},
         {"headers": {"Cache-Control": "no-cache"}},
@@ -137,7 +138,7 @@ async def test_a_question_of_the_same_meaning_is_answered_and_says_whose_answer_
 async def test_nothing_crosses_a_partition(tier: Tier, points: Points, other: dict[str, Any]) -> None:
     await tier.chat("where is the harbour")
     await kept(points, 1)
-    answer = await tier.chat("harbour the is where", **other)
+    answer = await tier.chat("where is the harbour please", **other)
     assert answer.served_by == "engine"
 
 
@@ -145,7 +146,7 @@ async def test_a_new_document_ends_what_was_answered_before_it(tier: Tier, point
     await tier.chat("where is the harbour")
     await kept(points, 1)
     pbml.learn("The harbour has moved.")
-    assert (await tier.chat("harbour the is where")).served_by == "engine"
+    assert (await tier.chat("where is the harbour please")).served_by == "engine"
 
 
 async def test_what_is_not_whole_is_not_kept(tier: Tier, points: Points, engine: Engine) -> None:
@@ -205,6 +206,8 @@ def test_the_model_must_be_one_for_embeddings() -> None:
         ("How do I enable TLS?", "How can TLS be enabled, and how do I enable TLS", True),
         ("What does max_tokens do?", "What does min_tokens do?", False),
         ("Where is /etc/hosts?", "Where is /etc/passwd?", False),
+        ("How do I replace a by b?", "How do I replace b by a?", False),
+        ("How do I update vim alone?", "How do I update everything but vim?", False),
         ("What is HTTP?", "What is FTP?", False),
         ("Tell me of the year 1999.", "Tell me about the year 1999!", True),
     ],
