@@ -50,6 +50,7 @@ class Job:
     context: str = "none"
     version: str | None = NO_VERSION
     trace: Trace | None = None
+    deadline: float | None = None
     joined: bool = False  # whether an equal question's flight answers it
 
     @property

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from devmentor.common.errors import ApiError, unavailable
+from devmentor.qwen import deadlines
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Whole
 from devmentor.qwen.engine import Engine
@@ -55,9 +56,12 @@ class Asking:
         raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         self._record(job, raw)
         answered = partial(self._afterwards.answered, job, engine.model, store=served_by == "engine")
+        wait_s = deadlines.left_s(job.deadline)
         if request.stream:
-            return Relay(await engine.stream(raw, last_resort=last_resort), job.served(served_by), answered)
-        payload = await engine.complete(raw, last_resort=last_resort)
+            return Relay(
+                await engine.stream(raw, wait_s=wait_s, last_resort=last_resort), job.served(served_by), answered
+            )
+        payload = await engine.complete(raw, wait_s=wait_s, last_resort=last_resort)
         answered(payload)
         return Whole(payload, job.served(served_by))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from devmentor.common.errors import ApiError
-from devmentor.qwen import metrics
+from devmentor.qwen import deadlines, metrics
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import NO_VERSION, Served, Whole
 from devmentor.qwen.asking import engine_for, no_engine
@@ -39,13 +39,18 @@ class Embeddings:
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Whole:
         """Answer an embeddings request. Raises ApiError."""
         engine = engine_for(self._engines, request.model, "embedding")
+        deadline = deadlines.after(request.deadline_s)
+        async with deadlines.kept(deadline, "embeddings", engine):
+            return await self._answer(request, caller, engine, deadline)
+
+    async def _answer(self, request: EmbeddingRequest, caller: Caller, engine: Engine, deadline: float | None) -> Whole:
         key = cache_key("embeddings", caller.tenant, request.body)
         lookup = Lookup()
         if request.cache.read:
             lookup = await self._cache.lookup(caller.tenant, key, NO_VERSION)
             if lookup.hit is not None:
                 return _counted(Whole(lookup.hit.payload, Served(f"cache-{lookup.level}", "hit")))
-        work = partial(self._make, request, engine, caller, key, lookup)
+        work = partial(self._make, request, engine, caller, key, lookup, deadline)
         keys = [("embeddings", key)] if request.cache.read else []
         joined = self._flights.join(keys)
         if joined is not None:
@@ -56,10 +61,18 @@ class Embeddings:
                     raise
         return _counted(await _answer_of(self._flights.join(keys) or self._flights.start(keys, work)))
 
-    async def _make(self, request: EmbeddingRequest, engine: Engine, caller: Caller, key: str, lookup: Lookup) -> Whole:
+    async def _make(
+        self,
+        request: EmbeddingRequest,
+        engine: Engine,
+        caller: Caller,
+        key: str,
+        lookup: Lookup,
+        deadline: float | None,
+    ) -> Whole:
         header = "miss" if request.cache.read else "bypass"
         try:
-            payload = await engine.complete(json.dumps(request.body).encode())
+            payload = await engine.complete(json.dumps(request.body).encode(), wait_s=deadlines.left_s(deadline))
         except EngineError as error:
             if lookup.stale is not None:
                 return Whole(lookup.stale.payload, Served("cache-stale", "stale"))
@@ -68,10 +81,15 @@ class Embeddings:
             try:
                 if secondary is not None:
                     body = json.dumps({**request.body, "model": secondary}).encode()
-                    return Whole(await self._engines[secondary].complete(body), Served("secondary", header))
+                    return Whole(
+                        await self._engines[secondary].complete(body, wait_s=deadlines.left_s(deadline)),
+                        Served("secondary", header),
+                    )
                 if error.kind != "breaker_open":
                     raise
-                payload = await engine.complete(json.dumps(request.body).encode(), last_resort=True)
+                payload = await engine.complete(
+                    json.dumps(request.body).encode(), wait_s=deadlines.left_s(deadline), last_resort=True
+                )
             except EngineError as second:
                 raise no_engine(engine, second) from second
         if request.cache.write:
