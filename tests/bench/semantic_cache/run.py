@@ -126,12 +126,27 @@ def as_json(judged: Sequence[Judged], packages: int) -> dict[str, Any]:
     }
 
 
+def from_json(result: dict[str, Any]) -> list[Judged]:
+    return [
+        Judged(Pair(e["rule"], e["one"], e["other"], e["same"]), e["score"], e["shareable"]) for e in result["pairs"]
+    ]
+
+
+def write(judged: Sequence[Judged]) -> None:
+    """The page's tables."""
+    PAGE.write_text(replaced(PAGE.read_text(), "bench", tables(judged), PAGE.name))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench-semantic-cache", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--packages", type=int, default=100, help="names that the pairs are made of")
     parser.add_argument("--model", type=Path, default=MODEL, help="the embedding model (make models)")
     parser.add_argument("--only-look", action="store_true", help="print the tables, write nothing")
+    parser.add_argument("--tables", action="store_true", help="write the page from the last result, measure nothing")
     options = parser.parse_args(arguments)
+    if options.tables:
+        write(from_json(json.loads(RESULT.read_text())))
+        return 0
     if not options.model.exists():
         parser.error(f"{options.model} is not there: run make models, or name it with --model")
     names = installed()
@@ -142,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.only_look:
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(as_json(judged, options.packages), indent=1) + "\n")
-        PAGE.write_text(replaced(PAGE.read_text(), "bench", tables(judged), PAGE.name))
+        write(judged)
     return 0
 
 

@@ -55,6 +55,7 @@ class Job:
     headers: Mapping[str, str] = field(default_factory=dict)
     semantic: Candidate | None = None
     looked_up_version: str | None = None
+    deadline: float | None = None
     joined: bool = False  # whether an equal question's flight answers it
 
     @property

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from devmentor.common.errors import ApiError, unavailable
-from devmentor.qwen import budget_spending
+from devmentor.qwen import budget_spending, deadlines
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Whole
 from devmentor.qwen.budgets import Budgets
@@ -62,11 +62,13 @@ class Asking:
         estimate = budget_spending.chat_estimate(messages, answer_tokens, request.body)
         reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
         job.headers = reservation.headers
+        wait_s = deadlines.left_s(job.deadline)
         if request.stream:
-            call = engine.stream(raw, last_resort=last_resort)
+            call = engine.stream(raw, wait_s=wait_s, last_resort=last_resort)
             stream = await budget_spending.streamed(reservation, call, estimate)
             return Relay(stream, job.served(served_by), answered)
-        payload = await budget_spending.whole(reservation, engine.complete(raw, last_resort=last_resort))
+        call_whole = engine.complete(raw, wait_s=wait_s, last_resort=last_resort)
+        payload = await budget_spending.whole(reservation, call_whole)
         answered(payload)
         return Whole(payload, job.served(served_by))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from devmentor.common.errors import ApiError
-from devmentor.qwen import budget_spending, metrics
+from devmentor.qwen import budget_spending, deadlines, metrics
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import NO_VERSION, Served, Whole
 from devmentor.qwen.asking import engine_for, no_engine
@@ -42,13 +42,18 @@ class Embeddings:
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Whole:
         """Answer an embeddings request. Raises ApiError."""
         engine = engine_for(self._engines, request.model, "embedding")
+        deadline = deadlines.after(request.deadline_s)
+        async with deadlines.kept(deadline, "embeddings", engine):
+            return await self._answer(request, caller, engine, deadline)
+
+    async def _answer(self, request: EmbeddingRequest, caller: Caller, engine: Engine, deadline: float | None) -> Whole:
         key = cache_key("embeddings", caller.tenant, request.body)
         lookup = Lookup()
         if request.cache.read:
             lookup = await self._cache.lookup(caller.tenant, key, NO_VERSION)
             if lookup.hit is not None:
                 return _counted(Whole(lookup.hit.payload, Served(f"cache-{lookup.level}", "hit")))
-        work = partial(self._make, request, engine, caller, key, lookup)
+        work = partial(self._make, request, engine, caller, key, lookup, deadline)
         keys = [("embeddings", key)] if request.cache.read else []
         joined = self._flights.join(keys)
         if joined is not None:
@@ -59,10 +64,18 @@ class Embeddings:
                     raise
         return _counted(await _answer_of(self._flights.join(keys) or self._flights.start(keys, work)))
 
-    async def _make(self, request: EmbeddingRequest, engine: Engine, caller: Caller, key: str, lookup: Lookup) -> Whole:
+    async def _make(
+        self,
+        request: EmbeddingRequest,
+        engine: Engine,
+        caller: Caller,
+        key: str,
+        lookup: Lookup,
+        deadline: float | None,
+    ) -> Whole:
         header = "miss" if request.cache.read else "bypass"
         try:
-            payload, limits = await self._ask(engine, request, caller)
+            payload, limits = await self._ask(engine, request, caller, deadline)
         except EngineError as error:
             if lookup.stale is not None:
                 return Whole(lookup.stale.payload, Served("cache-stale", "stale"))
@@ -70,11 +83,11 @@ class Embeddings:
             secondary = self._settings.models[request.model].secondary
             try:
                 if secondary is not None:
-                    payload, limits = await self._ask(self._engines[secondary], request, caller)
+                    payload, limits = await self._ask(self._engines[secondary], request, caller, deadline)
                     return Whole(payload, Served("secondary", header, headers=limits))
                 if error.kind != "breaker_open":
                     raise
-                payload, limits = await self._ask(engine, request, caller, last_resort=True)
+                payload, limits = await self._ask(engine, request, caller, deadline, last_resort=True)
             except EngineError as second:
                 raise no_engine(engine, second) from second
         if request.cache.write:
@@ -82,12 +95,18 @@ class Embeddings:
         return Whole(payload, Served("engine", header, headers=limits))
 
     async def _ask(
-        self, engine: Engine, request: EmbeddingRequest, caller: Caller, *, last_resort: bool = False
+        self,
+        engine: Engine,
+        request: EmbeddingRequest,
+        caller: Caller,
+        deadline: float | None,
+        *,
+        last_resort: bool = False,
     ) -> tuple[bytes, Mapping[str, str]]:
         tokens = budget_spending.embedding_estimate(request.body["input"]).total
         reservation = await self._budgets.reserve(caller.budget, tokens)
         raw = json.dumps({**request.body, "model": engine.model}).encode()
-        call = engine.complete(raw, last_resort=last_resort)
+        call = engine.complete(raw, wait_s=deadlines.left_s(deadline), last_resort=last_resort)
         return await budget_spending.whole(reservation, call), reservation.headers
 
 

@@ -69,12 +69,13 @@ class Engine:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    async def complete(self, body: bytes, *, last_resort: bool = False) -> bytes:
+    async def complete(self, body: bytes, *, wait_s: float | None = None, last_resort: bool = False) -> bytes:
         """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused.
 
-        `last_resort`: nothing else can answer, so a breaker that opened by the error rate lets it through.
+        `wait_s`: how long it may wait for its turn, None where the pool's own limit holds. `last_resort`: nothing else
+        can answer, so a breaker that opened by the error rate lets it through.
         """
-        passed, since = await self._slot(last_resort=last_resort)
+        passed, since = await self._slot(wait_s, last_resort=last_resort)
         try:
             start = time.monotonic()
             async with self._judged(passed):
@@ -89,9 +90,9 @@ class Engine:
         finally:
             self.pool.release(since)
 
-    async def stream(self, body: bytes, *, last_resort: bool = False) -> EngineStream:
+    async def stream(self, body: bytes, *, wait_s: float | None = None, last_resort: bool = False) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
-        passed, since = await self._slot(last_resort=last_resort)
+        passed, since = await self._slot(wait_s, last_resort=last_resort)
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
@@ -109,14 +110,14 @@ class Engine:
             self.pool.release(since)
             raise
 
-    async def _slot(self, *, last_resort: bool) -> tuple[Pass, float]:
+    async def _slot(self, wait_s: float | None, *, last_resort: bool) -> tuple[Pass, float]:
         """Past the breaker and into the pool; when the slot was given. Without a slot the breaker is told nothing."""
         passed = self.breaker.allow(last_resort=last_resort)
         if passed is None:
             metrics.ENGINE_ERRORS.labels(self.model, "breaker_open").inc()
             raise EngineError("breaker_open", f"the breaker of {self.model} is open")
         try:
-            return passed, await self.pool.acquire()
+            return passed, await self.pool.acquire(wait_s)
         except BaseException:
             passed.abandon()
             raise

@@ -1,7 +1,7 @@
 """What PBML has to say to a request: the version of it, the text that goes into the prompt, and excerpts where no model
 answers."""
 
-from devmentor.qwen import metrics
+from devmentor.qwen import deadlines, metrics
 from devmentor.qwen.answers import Job
 from devmentor.qwen.context import Assembled, assemble, quote_chunk, token_budget
 from devmentor.qwen.engine import Engine
@@ -23,6 +23,13 @@ class Grounding:
     def wanted(self, request: ChatRequest) -> bool:
         """Whether the request is one that context goes into."""
         return request.wants_context and self._pbml.configured
+
+    def limit_s(self, job: Job) -> float | None:
+        """Seconds that PBML gets of a deadline, half of what is left; None where that is more than it gets anyway."""
+        if not self.wanted(job.request):
+            return None
+        left = deadlines.left_s(job.deadline)
+        return left / 2 if left is not None and left / 2 < self._settings.pbml_deadline_s else None
 
     async def learn_version(self, job: Job) -> None:
         if job.request.watermark is not None:
@@ -60,6 +67,7 @@ class Grounding:
                 conversation=request.conversation,
                 watermark=request.watermark,
                 token_budget=budget,
+                limit_s=self.limit_s(job),
             )
         except PbmlUnavailableError:
             job.context = "degraded"
@@ -89,6 +97,7 @@ class Grounding:
                     conversation=None,
                     watermark=job.request.watermark,
                     token_budget=self._settings.answer_tokens,
+                    limit_s=self.limit_s(job),
                 )
             except PbmlUnavailableError:
                 return []

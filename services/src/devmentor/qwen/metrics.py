@@ -14,13 +14,21 @@ ENGINE_SECONDS = Histogram(
 ENGINE_ERRORS = Counter("devmentor_qwen_engine_errors", "Engine failures by kind", ["model", "kind"])
 ENGINE_MOVING = Gauge("devmentor_qwen_engine_moving", "1 where the engine was seen to make progress", ["model"])
 TOKENS = Counter("devmentor_qwen_tokens", "Tokens that engines counted", ["model", "kind"])
+DEADLINES = Counter(
+    "devmentor_qwen_deadlines_missed", "Requests answered 429 because their deadline passed", ["endpoint"]
+)
 CANCELLED = Counter("devmentor_qwen_cancelled", "Requests whose client left before the end", ["endpoint"])
 SHARED = Counter("devmentor_qwen_shared", "Requests that joined the answering of an equal one")
 
 POOL_SIZE = Gauge("devmentor_qwen_pool_size", "Requests an engine may get at a time", ["model"])
 POOL_IN_USE = Gauge("devmentor_qwen_pool_in_use", "Requests an engine has now", ["model"])
 POOL_WAITING = Gauge("devmentor_qwen_pool_waiting", "Requests that wait for their turn", ["model"])
-POOL_REFUSED = Counter("devmentor_qwen_pool_refused", "Requests answered 429 because no turn came in time", ["model"])
+POOL_REFUSED = Counter(
+    "devmentor_qwen_pool_refused",
+    "Requests answered 429: no turn was expected in time, or none came",
+    ["model", "reason"],
+)
+POOL_WAIT_SECONDS = Histogram("devmentor_qwen_pool_wait_seconds", "Time until a turn", ["model"], buckets=_LATENCY)
 
 BREAKER_STATE = Gauge("devmentor_qwen_breaker_state", "0 closed, 1 half-open, 2 open", ["model"])
 BREAKER_OPENED = Counter("devmentor_qwen_breaker_opened", "Times the breaker opened, by cause", ["model", "cause"])

@@ -18,6 +18,7 @@ _NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store"
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # What PBML would refuse is refused here: it would only degrade the context, in silence.
 _CONVERSATION = re.compile(names.CONVERSATION_ID)
+_MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _WATERMARK = re.compile(names.WATERMARK)
 
 Message = dict[str, Any]
@@ -45,6 +46,7 @@ class ChatRequest:
     watermark: str | None
     wants_context: bool
     cache: CachePolicy
+    deadline_s: float | None = None
 
     @property
     def question(self) -> str:
@@ -68,6 +70,7 @@ class EmbeddingRequest:
     body: dict[str, Any]
     model: str
     cache: CachePolicy
+    deadline_s: float | None = None
 
 
 def _refuse(param: str, message: str) -> NoReturn:
@@ -126,6 +129,7 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         watermark=_watermark(headers),
         wants_context=headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
+        deadline_s=deadline_s(headers),
     )
 
 
@@ -134,7 +138,7 @@ def parse_embedding(body: dict[str, Any], headers: Mapping[str, str]) -> Embeddi
     given = body.get("input")
     if not isinstance(given, str | list) or not given:
         _refuse("input", "a string or a list, not empty, is expected")
-    return EmbeddingRequest(body=body, model=_model(body), cache=cache_policy(headers))
+    return EmbeddingRequest(body=body, model=_model(body), cache=cache_policy(headers), deadline_s=deadline_s(headers))
 
 
 def _check_message(number: int, message: Any) -> None:
@@ -185,6 +189,16 @@ def _watermark(headers: Mapping[str, str]) -> str | None:
     if mark is not None and not _WATERMARK.fullmatch(mark):
         _refuse("X-DevMentor-Watermark", f"what an ingest answered, {names.WATERMARK}, is expected")
     return mark
+
+
+def deadline_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the client gives the answer, a stream's first event; None where it does not say."""
+    given = headers.get("x-devmentor-deadline-ms")
+    if given is None:
+        return None
+    if not _MILLISECONDS.fullmatch(given) or not int(given):
+        _refuse("X-DevMentor-Deadline-Ms", "a positive whole number of milliseconds is expected")
+    return int(given) / 1000
 
 
 def cache_policy(headers: Mapping[str, str]) -> CachePolicy:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from devmentor.common.errors import ApiError, unavailable
-from devmentor.qwen import completions, metrics, sse
+from devmentor.qwen import completions, deadlines, metrics, sse
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Served, Streamed, Whole, as_blocks, nothing
 from devmentor.qwen.asking import Asking, engine_for, no_engine
@@ -69,14 +69,20 @@ class Qwen:
         job = Job(
             request, caller, request_id, cache_key("chat", caller.tenant, request.body, mode, request.conversation)
         )
-        if with_context:
+        job.deadline = deadlines.after(request.deadline_s)
+        async with deadlines.kept(job.deadline, "chat", engine):
+            return await self._answer(job, engine)
+
+    async def _answer(self, job: Job, engine: Engine) -> Whole | Streamed:
+        request, caller = job.request, job.caller
+        if self._grounding.wanted(request):
             await self._grounding.learn_version(job)
         if request.cache.read:
             job.lookup = await self._cache.lookup(caller.tenant, job.key, job.version)
             if job.lookup.hit is not None:
                 return self._deliver(job, self._from_cache(job, job.lookup.hit, f"cache-{job.lookup.level}", "hit"))
         if self._semantic is not None:
-            near = await self._near(job, self._semantic, mode)
+            near = await self._near(job, self._semantic)
             if near is not None:
                 return self._deliver(job, near)
         try:
@@ -87,9 +93,9 @@ class Qwen:
                 raise
         return await self._share(job, engine)
 
-    @staticmethod
-    async def _near(job: Job, cache: SemanticCache, mode: str) -> Whole | None:
+    async def _near(self, job: Job, cache: SemanticCache) -> Whole | None:
         """The answer to a question of the same meaning, if there is one."""
+        mode = "context" if self._grounding.wanted(job.request) else "plain"
         job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, mode)
         job.looked_up_version = job.version
         if job.semantic is None or not job.request.cache.read:
@@ -102,7 +108,7 @@ class Qwen:
 
     async def _share(self, job: Job, engine: Engine) -> Whole | Streamed:
         """Join the answering of an equal question, or begin it."""
-        keys = _flight_keys(job)
+        keys = self._flight_keys(job)
         seat = self._flights.join(keys)
         job.joined = seat is not None
         if seat is None:
@@ -120,6 +126,19 @@ class Qwen:
         if isinstance(made, Whole):
             await seat.leave()
         return self._deliver(job, made, seat)
+
+    def _flight_keys(self, job: Job) -> list[Hashable]:
+        """What flights may answer the job, the one that it would begin first; none where it wants an answer of its own.
+
+        Beside the question: the context's version, or the write that is to be read; whether the context is looked for
+        in a hurry; whether it is streamed. A whole answer may come from a flight that streams; a stream does not wait
+        for a whole answer.
+        """
+        request = job.request
+        if not request.cache.read:
+            return []
+        question = job.key, job.version, request.watermark, self._grounding.limit_s(job) is not None
+        return [(*question, "stream")] if request.stream else [(*question, "whole"), (*question, "stream")]
 
     async def _make(self, job: Job, engine: Engine) -> Whole | Relay:
         """An answer, by the first way that leads to one. Raises ApiError."""
@@ -202,19 +221,6 @@ class Qwen:
     async def drain(self, limit_s: float) -> None:
         """Wait for what is still being stored and written back."""
         await self._afterwards.drain(limit_s)
-
-
-def _flight_keys(job: Job) -> list[Hashable]:
-    """What flights may answer the job, the one that it would begin first; none where it wants an answer of its own.
-
-    Beside the question: the context's version, or the write that is to be read; whether it is streamed. A whole answer
-    may come from a flight that streams; a stream does not wait for a whole answer.
-    """
-    request = job.request
-    if not request.cache.read:
-        return []
-    question = job.key, job.version, request.watermark
-    return [(*question, "stream")] if request.stream else [(*question, "whole"), (*question, "stream")]
 
 
 async def _to_its_end(seat: Seat, relay: Relay) -> Whole:

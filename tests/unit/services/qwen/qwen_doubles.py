@@ -154,6 +154,8 @@ class Pbml:
         self.down = False
         self.degraded = False
         self.status = 200
+        self.delay = 0.0
+        self.deadlines: list[str | None] = []
         self.asked: list[dict[str, Any]] = []
         self.written: list[tuple[dict[str, Any], str | None]] = []
         self.versions_asked = 0
@@ -206,6 +208,8 @@ class Pbml:
     async def _context(self, request: web.Request) -> web.Response:
         self._unless_down(request)
         self.asked.append(await request.json())
+        self.deadlines.append(request.headers.get("X-DevMentor-Deadline-Ms"))
+        await asyncio.sleep(self.delay)
         return web.json_response(
             {
                 "chunks": self.chunks,
