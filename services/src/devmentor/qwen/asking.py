@@ -12,6 +12,7 @@ from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Whole
 from devmentor.qwen.engine import Engine
 from devmentor.qwen.engine_errors import EngineError
+from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.relay import Relay
 from devmentor.qwen.settings import QwenSettings
 from devmentor.qwen.trace import Trace, Traces
@@ -38,8 +39,11 @@ def no_engine(engine: Engine, error: EngineError) -> ApiError:
 class Asking:
     """Asks engines on behalf of jobs."""
 
-    def __init__(self, settings: QwenSettings, afterwards: Afterwards, traces: Traces) -> None:
+    def __init__(
+        self, settings: QwenSettings, engines: Mapping[str, Engine], afterwards: Afterwards, traces: Traces
+    ) -> None:
         self._settings = settings
+        self._engines = engines
         self._afterwards = afterwards
         self._traces = traces
 
@@ -55,15 +59,41 @@ class Asking:
             body["stream_options"] = {**(request.body.get("stream_options") or {}), "include_usage": True}
         raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         self._record(job, raw)
-        answered = partial(self._afterwards.answered, job, engine.model, store=served_by == "engine")
+
+        def answered(payload: bytes, resumed: bool = False) -> None:
+            store = served_by == "engine" and not resumed
+            self._afterwards.answered(job, engine.model, payload, store=store)
+
         wait_s = deadlines.left_s(job.deadline)
         if request.stream:
-            return Relay(
-                await engine.stream(raw, wait_s=wait_s, last_resort=last_resort), job.served(served_by), answered
-            )
+            stream = await engine.stream(raw, wait_s=wait_s, last_resort=last_resort)
+            secondary = self._settings.models[request.model].secondary
+            resume = None
+            if request.continues and served_by == "engine" and secondary is not None:
+                resume = partial(self._resume, body, request.answer_tokens, self._engines[secondary])
+            return Relay(stream, job.served(served_by), answered, resume)
         payload = await engine.complete(raw, wait_s=wait_s, last_resort=last_resort)
         answered(payload)
         return Whole(payload, job.served(served_by))
+
+    async def _resume(self, body: dict[str, Any], bound: int | None, engine: Engine, said: str) -> EngineStream:
+        """Another engine's stream that goes on after `said`, within the bound of the whole answer's tokens.
+
+        The text is the beginning of a last message of the assistant's: vLLM wants to be told so by two parameters
+        (continue_final_message); llama.cpp takes such a message for it by itself and ignores them.
+        """
+        body = {**body, "model": engine.model}
+        if said:
+            body |= {
+                "messages": [*body["messages"], {"role": "assistant", "content": said}],
+                "continue_final_message": True,
+                "add_generation_prompt": False,
+            }
+        if bound is not None:
+            body.pop("max_completion_tokens", None)
+            used = await engine.count_tokens(said)
+            body["max_tokens"] = max(1, bound - (len(said.encode()) if used is None else used))
+        return await engine.stream(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
 
     def _record(self, job: Job, raw: bytes) -> None:
         if not self._settings.trace_size:

@@ -117,6 +117,18 @@ def replay(completion: dict[str, Any], *, include_usage: bool) -> Iterator[bytes
     yield sse.DONE
 
 
+def said_so_far(payloads: Iterable[bytes]) -> str | None:
+    """The text of an answer that broke off; None where it is more than the words of one choice, or has its end."""
+    words = []
+    for raw in payloads:
+        for choice in json.loads(raw).get("choices") or ():
+            delta = {name: value for name, value in (choice.get("delta") or {}).items() if value is not None}
+            if choice.get("index", 0) or choice.get("finish_reason") or not delta.keys() <= {"role", "content"}:
+                return None
+            words.append(delta.get("content") or "")
+    return "".join(words)
+
+
 def answer_text(completion: dict[str, Any]) -> str:
     """The words of the first choice, "" where it only calls tools."""
     message = completion["choices"][0]["message"]

@@ -47,6 +47,8 @@ class ChatRequest:
     wants_context: bool
     cache: CachePolicy
     deadline_s: float | None = None
+    continues: bool = False
+    """Whether another model may continue a stream of this one that breaks."""
 
     @property
     def question(self) -> str:
@@ -130,6 +132,7 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         wants_context=headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
         deadline_s=deadline_s(headers),
+        continues=_continues(body, headers),
     )
 
 
@@ -182,6 +185,17 @@ def _conversation(body: dict[str, Any], headers: Mapping[str, str]) -> str | Non
     if not isinstance(name, str) or not _CONVERSATION.fullmatch(name):
         _refuse(where, f"a name like {names.CONVERSATION_ID} is expected")
     return name
+
+
+def _continues(body: dict[str, Any], headers: Mapping[str, str]) -> bool:
+    given = headers.get("x-devmentor-on-break")
+    where = "X-DevMentor-On-Break" if given is not None else "metadata.on_break"
+    wish = given if given is not None else (body.get("metadata") or {}).get("on_break", "error")
+    if wish not in ("error", "continue"):
+        _refuse(where, "error or continue is expected")
+    # Of one choice of plain words another model can take the thread up; half a JSON document would be begun anew.
+    plain = (body.get("response_format") or {}).get("type", "text") == "text"
+    return wish == "continue" and body.get("n") in (None, 1) and plain
 
 
 def _watermark(headers: Mapping[str, str]) -> str | None:

@@ -48,7 +48,7 @@ class Qwen:
         self._grounding = Grounding(settings, pbml)
         self._afterwards = Afterwards(cache, pbml)
         self._flights = Flights(settings.flight_bytes)
-        self._asking = Asking(settings, self._afterwards, traces)
+        self._asking = Asking(settings, engines, self._afterwards, traces)
         self._embeddings = Embeddings(settings, engines, cache, self._flights, self._afterwards)
 
     async def chat(self, request: ChatRequest, caller: Caller, request_id: str) -> Whole | Streamed:
@@ -104,14 +104,15 @@ class Qwen:
         """What flights may answer the job, the one that it would begin first; none where it wants an answer of its own.
 
         Beside the question: the context's version, or the write that is to be read; whether the context is looked for
-        in a hurry; whether it is streamed. A whole answer may come from a flight that streams; a stream does not wait
-        for a whole answer.
+        in a hurry; whether it is streamed, and may be continued. A whole answer may come from a flight that streams; a
+        stream does not wait for a whole answer.
         """
         request = job.request
         if not request.cache.read:
             return []
         question = job.key, job.version, request.watermark, self._grounding.limit_s(job) is not None
-        return [(*question, "stream")] if request.stream else [(*question, "whole"), (*question, "stream")]
+        stream = (*question, "stream", request.continues)
+        return [stream] if request.stream else [(*question, "whole"), stream]
 
     async def _make(self, job: Job, engine: Engine) -> Whole | Relay:
         """An answer, by the first way that leads to one. Raises ApiError."""
