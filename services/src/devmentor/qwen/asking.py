@@ -52,7 +52,7 @@ class Asking:
     ) -> Whole | Relay:
         """One engine's answer. Raises EngineError where there is none."""
         request = job.request
-        body = {**request.body, "model": engine.model, "messages": messages}
+        body = {**request.form.with_messages(request.body, messages), "model": engine.model}
         body.pop("metadata", None)
         if request.stream:
             # Usage is always asked for: the cache needs it; the client sees it only on its own request.
@@ -66,13 +66,13 @@ class Asking:
 
         wait_s = deadlines.left_s(job.deadline)
         if request.stream:
-            stream = await engine.stream(raw, wait_s=wait_s, last_resort=last_resort)
+            stream = await engine.stream(raw, path=request.form.path, wait_s=wait_s, last_resort=last_resort)
             secondary = self._settings.models[request.model].secondary
             resume = None
             if request.continues and served_by == "engine" and secondary is not None:
                 resume = partial(self._resume, body, request.answer_tokens, self._engines[secondary])
-            return Relay(stream, job.served(served_by), answered, resume)
-        payload = await engine.complete(raw, wait_s=wait_s, last_resort=last_resort)
+            return Relay(stream, job.served(served_by), request.form.assemble, answered, resume)
+        payload = await engine.complete(raw, path=request.form.path, wait_s=wait_s, last_resort=last_resort)
         answered(payload)
         return Whole(payload, job.served(served_by))
 

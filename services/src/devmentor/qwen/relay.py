@@ -6,7 +6,7 @@ of its answer. What follows has the first engine's id, and comments say who made
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,10 +29,12 @@ class Relay:
         self,
         stream: EngineStream,
         served: Served,
+        assemble: Callable[[Iterable[bytes]], dict[str, Any]],
         on_whole: Callable[[bytes, bool], None],
         resume: Resume | None = None,
     ) -> None:
         self._stream = stream
+        self._assemble = assemble
         self._on_whole = on_whole
         self._resume = resume
         self._payloads = stream.payloads
@@ -54,7 +56,7 @@ class Relay:
                 yield [self._rewritten(event) for event in block]
             yield [b": served-by=" + self.served.by.encode()]
         try:
-            completion = completions.assemble(self._payloads)
+            completion = self._assemble(self._payloads)
         except completions.BrokenStreamError as error:
             log.warning("stream not cached", extra={"reason": str(error)})
             return

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from devmentor.common.errors import ApiError, unavailable
-from devmentor.qwen import completions, deadlines, metrics, sse
+from devmentor.qwen import deadlines, metrics, sse
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Served, Streamed, Whole, as_blocks, nothing
 from devmentor.qwen.asking import Asking, engine_for, no_engine
@@ -52,15 +52,18 @@ class Qwen:
         self._embeddings = Embeddings(settings, engines, cache, self._flights, self._afterwards)
 
     async def chat(self, request: ChatRequest, caller: Caller, request_id: str) -> Whole | Streamed:
-        """Answer a chat request. Raises ApiError."""
+        """Answer a chat or a legacy completion. Raises ApiError."""
         engine = engine_for(self._engines, request.model, "chat")
         with_context = self._grounding.wanted(request)
         mode = "context" if with_context else "plain"
         job = Job(
-            request, caller, request_id, cache_key("chat", caller.tenant, request.body, mode, request.conversation)
+            request,
+            caller,
+            request_id,
+            cache_key(request.form.endpoint, caller.tenant, request.body, mode, request.conversation),
         )
         job.deadline = deadlines.after(request.deadline_s)
-        async with deadlines.kept(job.deadline, "chat", engine):
+        async with deadlines.kept(job.deadline, request.form.endpoint, engine):
             return await self._answer(job, engine)
 
     async def _answer(self, job: Job, engine: Engine) -> Whole | Streamed:
@@ -142,7 +145,7 @@ class Qwen:
                 error = last
         excerpts = await self._grounding.excerpts(job)
         if excerpts and request.accepts_prose:
-            completion = completions.degraded(request.model, excerpts)
+            completion = request.form.degraded(request.model, excerpts)
             payload = json.dumps(completion, ensure_ascii=False).encode("utf-8", "replace")
             return Whole(payload, job.served("degraded"))
         raise no_engine(self._engines[request.model], error)
@@ -154,7 +157,7 @@ class Qwen:
     def _deliver(self, job: Job, made: Whole | Relay, seat: Seat | None = None) -> Whole | Streamed:
         """The answer in the form that the request wants, with its own headers; its turn is written back."""
         served = replace(made.served, cache="shared") if job.joined else made.served
-        metrics.ANSWERS.labels("chat", served.by).inc()
+        metrics.ANSWERS.labels(job.request.form.endpoint, served.by).inc()
         self._note(job, served)
         if isinstance(made, Relay):
             assert seat is not None
@@ -162,7 +165,7 @@ class Qwen:
         self._afterwards.write_back(job, made.payload)
         if not job.request.stream:
             return Whole(made.payload, served)
-        events = completions.replay(json.loads(made.payload), include_usage=job.request.include_usage)
+        events = job.request.form.replay(json.loads(made.payload), include_usage=job.request.include_usage)
         return Streamed(as_blocks(b"".join(events)), nothing, served)
 
     async def _read(self, job: Job, seat: Seat, relay: Relay) -> AsyncGenerator[bytes]:
