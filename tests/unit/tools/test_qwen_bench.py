@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.bench.qwen import load
+from tests.bench.qwen import load, report, systems
 
 
 async def test_a_stall_counts_for_every_request_that_was_due_in_it() -> None:
@@ -67,3 +70,25 @@ async def test_a_server_that_answers_nothing_does_not_fill_the_memory() -> None:
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
 def test_percentiles_are_values_that_occurred(share: float, value: float) -> None:
     assert load.percentile([float(n) for n in range(100, 0, -1)], share) == value
+
+
+def test_a_lock_with_a_malicious_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert systems.peer_lock().exists()
+    lock = tmp_path / "litellm.lock"
+    lock.write_text((systems.HERE / "litellm.lock").read_text())
+    assert re.search(r"^litellm==\S+ ", lock.read_text(), re.MULTILINE)
+    lock.write_text(re.sub(r"^litellm==\S+ ", "litellm==1.82.8 ", lock.read_text(), flags=re.MULTILINE))
+    monkeypatch.setattr(systems, "HERE", tmp_path)
+    with pytest.raises(SystemExit, match="malicious"):
+        systems.peer_lock()
+
+
+def test_the_table_takes_the_floor_off() -> None:
+    def system(p50: float, p99: float) -> dict[str, Any]:
+        times = {"p50_ms": p50, "p99_ms": p99, "failed": 0, "generator_behind_ms": 0.5}
+        return {"fresh": times, "cached": times, "saturated": {"per_core_second": 900.0}, "memory_mib": [80.0, 81.0]}
+
+    result = {"systems": {"floor": system(1, 2), "qwen": system(2.5, 6)}, "rate": 5, "seconds": 9, "cores": 2}
+    text = report.table({**result, "load_before": 0.1, "commit": "abc"})
+    assert "| QWEN | 2.50 | 6.00 | 1.50 | 4.00 | 6.00 | 900 | 80 to 81 | 0 | 0.5 |" in text
+    assert report.picture(result).count("<rect") == 1 + 4

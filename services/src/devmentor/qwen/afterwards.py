@@ -6,7 +6,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from devmentor.qwen import completions, metrics
+from devmentor.qwen import metrics
 from devmentor.qwen.answers import Job
 from devmentor.qwen.cache import AnswerCache
 from devmentor.qwen.pbml import Pbml, PbmlUnavailableError
@@ -51,7 +51,7 @@ class Afterwards:
         """Once for each request that got an answer: its turn goes into its conversation."""
         conversation = job.request.conversation
         if conversation is not None and self._pbml.configured:
-            answer = completions.answer_text(json.loads(payload))
+            answer = job.request.form.answer_text(json.loads(payload))
             self.spawn(self._add_turns(job, conversation, answer))
 
     async def _add_turns(self, job: Job, conversation: str, answer: str) -> None:

@@ -10,9 +10,11 @@ from devmentor.common.errors import ApiError, unavailable
 from devmentor.qwen import budget_spending, deadlines
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Whole
+from devmentor.qwen.budget_spending import Estimate
 from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.engine import Engine
 from devmentor.qwen.engine_errors import EngineError
+from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.relay import Relay
 from devmentor.qwen.settings import QwenSettings
 from devmentor.qwen.trace import Trace, Traces
@@ -39,8 +41,16 @@ def no_engine(engine: Engine, error: EngineError) -> ApiError:
 class Asking:
     """Asks engines on behalf of jobs."""
 
-    def __init__(self, settings: QwenSettings, afterwards: Afterwards, traces: Traces, budgets: Budgets) -> None:
+    def __init__(
+        self,
+        settings: QwenSettings,
+        engines: Mapping[str, Engine],
+        afterwards: Afterwards,
+        traces: Traces,
+        budgets: Budgets,
+    ) -> None:
         self._settings = settings
+        self._engines = engines
         self._budgets = budgets
         self._afterwards = afterwards
         self._traces = traces
@@ -50,27 +60,60 @@ class Asking:
     ) -> Whole | Relay:
         """One engine's answer. Raises EngineError where there is none."""
         request = job.request
-        body = {**request.body, "model": engine.model, "messages": messages}
+        body = {**request.form.with_messages(request.body, messages), "model": engine.model}
         body.pop("metadata", None)
         if request.stream:
             # Usage is always asked for: the cache needs it; the client sees it only on its own request.
             body["stream_options"] = {**(request.body.get("stream_options") or {}), "include_usage": True}
         raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         self._record(job, raw)
-        answered = partial(self._afterwards.answered, job, engine.model, store=served_by == "engine")
-        answer_tokens = request.answer_tokens or self._settings.answer_tokens
-        estimate = budget_spending.chat_estimate(messages, answer_tokens, request.body)
+
+        def answered(payload: bytes, resumed: bool = False) -> None:
+            store = served_by == "engine" and not resumed
+            self._afterwards.answered(job, engine.model, payload, store=store)
+
+        estimate = self._estimate(messages, request.answer_tokens, body)
         reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
         job.headers = reservation.headers
-        wait_s = deadlines.left_s(job.deadline)
+        path, wait_s = request.form.path, deadlines.left_s(job.deadline)
         if request.stream:
-            call = engine.stream(raw, wait_s=wait_s, last_resort=last_resort)
+            call = engine.stream(raw, path=path, wait_s=wait_s, last_resort=last_resort)
             stream = await budget_spending.streamed(reservation, call, estimate)
-            return Relay(stream, job.served(served_by), answered)
-        call_whole = engine.complete(raw, wait_s=wait_s, last_resort=last_resort)
+            secondary = self._settings.models[request.model].secondary
+            resume = None
+            if request.continues and served_by == "engine" and secondary is not None:
+                resume = partial(self._resume, job, body, self._engines[secondary])
+            return Relay(stream, job.served(served_by), request.form.assemble, answered, resume)
+        call_whole = engine.complete(raw, path=path, wait_s=wait_s, last_resort=last_resort)
         payload = await budget_spending.whole(reservation, call_whole)
         answered(payload)
         return Whole(payload, job.served(served_by))
+
+    def _estimate(self, messages: list[dict[str, Any]], bound: int | None, body: dict[str, Any]) -> Estimate:
+        return budget_spending.chat_estimate(messages, bound or self._settings.answer_tokens, body)
+
+    async def _resume(self, job: Job, body: dict[str, Any], engine: Engine, said: str) -> EngineStream:
+        """Another engine's stream that goes on after `said`, within the bound of the whole answer's tokens.
+
+        The text is the beginning of a last message of the assistant's: vLLM wants to be told so by two parameters
+        (continue_final_message); llama.cpp takes such a message for it by itself and ignores them.
+        """
+        bound = job.request.answer_tokens
+        body = {**body, "model": engine.model}
+        if said:
+            body |= {
+                "messages": [*body["messages"], {"role": "assistant", "content": said}],
+                "continue_final_message": True,
+                "add_generation_prompt": False,
+            }
+        if bound is not None:
+            body.pop("max_completion_tokens", None)
+            used = await engine.count_tokens(said)
+            body["max_tokens"] = max(1, bound - (len(said.encode()) if used is None else used))
+        estimate = self._estimate(body["messages"], body.get("max_tokens"), body)
+        reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
+        call = engine.stream(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
+        return await budget_spending.streamed(reservation, call, estimate)
 
     def _record(self, job: Job, raw: bytes) -> None:
         if not self._settings.trace_size:

@@ -100,7 +100,8 @@ def _usage(payload: bytes) -> int | None:
 
 def _delta_bytes(payload: bytes) -> int:
     try:
-        deltas = [choice.get("delta") or {} for choice in json.loads(payload).get("choices") or ()]
+        choices = json.loads(payload).get("choices") or ()
+        deltas = [choice.get("delta") or {"text": choice.get("text")} for choice in choices]
         values = [value for delta in deltas for name, value in delta.items() if name != "role" and value is not None]
     except (ValueError, AttributeError):
         return len(payload)

@@ -16,7 +16,7 @@ from devmentor.qwen import metrics
 from devmentor.qwen.answers import Served, Streamed
 from devmentor.qwen.delivery import ClientLeftError, EventStream, LateAnswer, finished
 from devmentor.qwen.pbml import Caller
-from devmentor.qwen.requests import parse_chat, parse_embedding, parse_json
+from devmentor.qwen.requests import ChatRequest, parse_chat, parse_completion, parse_embedding, parse_json
 from devmentor.qwen.service import Qwen
 from devmentor.qwen.settings import QwenSettings
 from devmentor.qwen.trace import Traces
@@ -38,6 +38,7 @@ class Endpoints:
     def routes(self) -> list[Route]:
         return [
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model:path}", self.model, methods=["GET"]),
@@ -47,12 +48,21 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         caller = self._caller(request)
-        parsed = parse_chat(parse_json(await request.body()), request.headers)
+        return await self._generate(request, caller, parse_chat(parse_json(await request.body()), request.headers))
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        caller = self._caller(request)
+        return await self._generate(
+            request, caller, parse_completion(parse_json(await request.body()), request.headers)
+        )
+
+    async def _generate(self, request: Request, caller: Caller, parsed: ChatRequest) -> Response:
         task = asyncio.create_task(self.qwen.chat(parsed, caller, context.request_id.get() or ""))
         try:
             in_time = await finished(request.receive, task, self._settings.ping_s if parsed.stream else None)
         except ClientLeftError:
-            return self._left("chat")
+            return self._left(parsed.form.endpoint)
         if not in_time:
             late = LateAnswer(task)
             return EventStream(late.blocks(), late.close, self._headers(_NOT_KNOWN_YET), self._settings.ping_s)

@@ -69,17 +69,20 @@ class Engine:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    async def complete(self, body: bytes, *, wait_s: float | None = None, last_resort: bool = False) -> bytes:
-        """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused.
+    async def complete(
+        self, body: bytes, *, path: str | None = None, wait_s: float | None = None, last_resort: bool = False
+    ) -> bytes:
+        """A whole answer to a body. Raises EngineError, or ApiError where the request is refused.
 
-        `wait_s`: how long it may wait for its turn, None where the pool's own limit holds. `last_resort`: nothing else
-        can answer, so a breaker that opened by the error rate lets it through.
+        `path`: of the endpoint, None for the kind's own. `wait_s`: how long it may wait for its turn, None where the
+        pool's own limit holds. `last_resort`: nothing else can answer, so a breaker that opened by the error rate lets
+        it through.
         """
         passed, since = await self._slot(wait_s, last_resort=last_resort)
         try:
             start = time.monotonic()
             async with self._judged(passed):
-                response = await self._post(body, self._whole)
+                response = await self._post(body, self._whole, path)
                 async with response:
                     payload = await response.read()
                     self._check(response.status, payload)
@@ -90,14 +93,16 @@ class Engine:
         finally:
             self.pool.release(since)
 
-    async def stream(self, body: bytes, *, wait_s: float | None = None, last_resort: bool = False) -> EngineStream:
+    async def stream(
+        self, body: bytes, *, path: str | None = None, wait_s: float | None = None, last_resort: bool = False
+    ) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
         passed, since = await self._slot(wait_s, last_resort=last_resort)
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
             async with self._judged(passed, whole=False):
-                response = await self._post(body, self._streamed)
+                response = await self._post(body, self._streamed, path)
                 if response.status != 200:
                     self._check(response.status, await response.read())
                 stream = EngineStream(self, response, passed, since)
@@ -149,8 +154,8 @@ class Engine:
             else:
                 passed.began()
 
-    async def _post(self, body: bytes, times: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        path = _CHAT if self.kind == "chat" else _EMBEDDINGS
+    async def _post(self, body: bytes, times: aiohttp.ClientTimeout, path: str | None = None) -> aiohttp.ClientResponse:
+        path = path or (_CHAT if self.kind == "chat" else _EMBEDDINGS)
         headers = {"Content-Type": "application/json", "X-Request-Id": context.request_id.get() or ""}
         try:
             return await self._session.post(self._url + path, data=body, headers=headers, timeout=times)

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Seque
 
 from devmentor.qwen import metrics
 from devmentor.qwen.answers import Whole
-from devmentor.qwen.engine_errors import EngineError
+from devmentor.qwen.engine_errors import EngineError, StreamBrokenError
 from devmentor.qwen.relay import Relay
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Flight:
             self._error = error
         except Exception as error:
             log.exception("stream failed")
-            self._error = error
+            self._error = StreamBrokenError("internal", type(error).__name__)
         finally:
             self._landed(self)
             await made.close()

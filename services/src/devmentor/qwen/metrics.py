@@ -17,6 +17,9 @@ TOKENS = Counter("devmentor_qwen_tokens", "Tokens that engines counted", ["model
 DEADLINES = Counter(
     "devmentor_qwen_deadlines_missed", "Requests answered 429 because their deadline passed", ["endpoint"]
 )
+CONTINUED = Counter(
+    "devmentor_qwen_streams_continued", "Broken streams that another engine was to continue", ["result"]
+)
 CANCELLED = Counter("devmentor_qwen_cancelled", "Requests whose client left before the end", ["endpoint"])
 SHARED = Counter("devmentor_qwen_shared", "Requests that joined the answering of an equal one")
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from devmentor.common import names
 from devmentor.common.errors import ApiError
+from devmentor.qwen.forms import CHAT, LEGACY, Form
 
 # How an answer is delivered, or who asked; nothing of this changes the answer.
 _NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store", "safety_identifier", "service_tier"})
@@ -47,6 +48,9 @@ class ChatRequest:
     wants_context: bool
     cache: CachePolicy
     deadline_s: float | None = None
+    form: Form = CHAT
+    continues: bool = False
+    """Whether another model may continue a stream of this one that breaks."""
 
     @property
     def question(self) -> str:
@@ -59,6 +63,8 @@ class ChatRequest:
     @property
     def accepts_prose(self) -> bool:
         """Whether an answer in words of our own can stand in for the model's."""
+        if self.form is LEGACY:
+            return not self.body.get("suffix") and not self.body.get("echo")
         kind = (self.body.get("response_format") or {}).get("type", "text")
         return kind == "text" and self.body.get("tool_choice") in (None, "none", "auto")
 
@@ -106,18 +112,11 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         _refuse("messages", "a list with at least one message is expected")
     for number, message in enumerate(messages):
         _check_message(number, message)
-    stream = _boolean(body, "stream")
-    options = body.get("stream_options") or {}
-    if not isinstance(options, dict):
-        _refuse("stream_options", "an object is expected")
-    if options and not stream:
-        _refuse("stream_options", "only with stream: true")
+    stream, options = _streaming(body)
     response_format = body.get("response_format")
     if response_format is not None and not isinstance(response_format, dict):
         _refuse("response_format", "an object is expected")
-    bound = body.get("max_completion_tokens", body.get("max_tokens"))
-    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
-        _refuse("max_tokens", "a positive integer is expected")
+    bound = _bound(body, "max_completion_tokens", "max_tokens")
     return ChatRequest(
         body=body,
         model=_model(body),
@@ -130,7 +129,52 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         wants_context=headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
         deadline_s=deadline_s(headers),
+        continues=_continues(body, headers),
     )
+
+
+def parse_completion(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    """Check a POST /v1/completions. Raises ApiError (400) naming the parameter.
+
+    Context goes only into a single prompt of text, and only where a conversation is named.
+    """
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        _refuse("prompt", "a string or a list, not empty, is expected")
+    stream, options = _streaming(body)
+    conversation = _conversation(body, headers)
+    return ChatRequest(
+        body=body,
+        model=_model(body),
+        messages=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else [],
+        stream=stream,
+        include_usage=bool(options.get("include_usage")),
+        answer_tokens=_bound(body, "max_tokens"),
+        conversation=conversation,
+        watermark=_watermark(headers),
+        wants_context=conversation is not None
+        and isinstance(prompt, str)
+        and headers.get("x-devmentor-context", "").lower() != "none",
+        cache=cache_policy(headers),
+        deadline_s=deadline_s(headers),
+        form=LEGACY,
+    )
+
+
+def _streaming(body: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    stream, options = _boolean(body, "stream"), body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        _refuse("stream_options", "an object is expected")
+    if options and not stream:
+        _refuse("stream_options", "only with stream: true")
+    return stream, options
+
+
+def _bound(body: dict[str, Any], *names_: str) -> int | None:
+    bound = next((body[name] for name in names_ if name in body), None)
+    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
+        _refuse("max_tokens", "a positive integer is expected")
+    return bound
 
 
 def parse_embedding(body: dict[str, Any], headers: Mapping[str, str]) -> EmbeddingRequest:
@@ -182,6 +226,17 @@ def _conversation(body: dict[str, Any], headers: Mapping[str, str]) -> str | Non
     if not isinstance(name, str) or not _CONVERSATION.fullmatch(name):
         _refuse(where, f"a name like {names.CONVERSATION_ID} is expected")
     return name
+
+
+def _continues(body: dict[str, Any], headers: Mapping[str, str]) -> bool:
+    given = headers.get("x-devmentor-on-break")
+    where = "X-DevMentor-On-Break" if given is not None else "metadata.on_break"
+    wish = given if given is not None else (body.get("metadata") or {}).get("on_break", "error")
+    if wish not in ("error", "continue"):
+        _refuse(where, "error or continue is expected")
+    # Of one choice of plain words another model can take the thread up; half a JSON document would be begun anew.
+    plain = (body.get("response_format") or {}).get("type", "text") == "text"
+    return wish == "continue" and body.get("n") in (None, 1) and plain
 
 
 def _watermark(headers: Mapping[str, str]) -> str | None:

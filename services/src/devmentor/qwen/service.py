@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from devmentor.common.errors import ApiError, unavailable
-from devmentor.qwen import completions, deadlines, metrics, sse
+from devmentor.qwen import deadlines, metrics, sse
 from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Served, Streamed, Whole, as_blocks, nothing
 from devmentor.qwen.asking import Asking, engine_for, no_engine
@@ -58,19 +58,22 @@ class Qwen:
         self._grounding = Grounding(settings, pbml)
         self._afterwards = Afterwards(cache, pbml, semantic)
         self._flights = Flights(settings.flight_bytes)
-        self._asking = Asking(settings, self._afterwards, traces, budgets)
+        self._asking = Asking(settings, engines, self._afterwards, traces, budgets)
         self._embeddings = Embeddings(settings, engines, cache, self._flights, self._afterwards, budgets)
 
     async def chat(self, request: ChatRequest, caller: Caller, request_id: str) -> Whole | Streamed:
-        """Answer a chat request. Raises ApiError."""
+        """Answer a chat or a legacy completion. Raises ApiError."""
         engine = engine_for(self._engines, request.model, "chat")
         with_context = self._grounding.wanted(request)
         mode = "context" if with_context else "plain"
         job = Job(
-            request, caller, request_id, cache_key("chat", caller.tenant, request.body, mode, request.conversation)
+            request,
+            caller,
+            request_id,
+            cache_key(request.form.endpoint, caller.tenant, request.body, mode, request.conversation),
         )
         job.deadline = deadlines.after(request.deadline_s)
-        async with deadlines.kept(job.deadline, "chat", engine):
+        async with deadlines.kept(job.deadline, request.form.endpoint, engine):
             return await self._answer(job, engine)
 
     async def _answer(self, job: Job, engine: Engine) -> Whole | Streamed:
@@ -81,7 +84,7 @@ class Qwen:
             job.lookup = await self._cache.lookup(caller.tenant, job.key, job.version)
             if job.lookup.hit is not None:
                 return self._deliver(job, self._from_cache(job, job.lookup.hit, f"cache-{job.lookup.level}", "hit"))
-        if self._semantic is not None:
+        if self._semantic is not None and request.form.endpoint == "chat":
             near = await self._near(job, self._semantic)
             if near is not None:
                 return self._deliver(job, near)
@@ -131,14 +134,15 @@ class Qwen:
         """What flights may answer the job, the one that it would begin first; none where it wants an answer of its own.
 
         Beside the question: the context's version, or the write that is to be read; whether the context is looked for
-        in a hurry; whether it is streamed. A whole answer may come from a flight that streams; a stream does not wait
-        for a whole answer.
+        in a hurry; whether it is streamed, and may be continued. A whole answer may come from a flight that streams; a
+        stream does not wait for a whole answer.
         """
         request = job.request
         if not request.cache.read:
             return []
         question = job.key, job.version, request.watermark, self._grounding.limit_s(job) is not None
-        return [(*question, "stream")] if request.stream else [(*question, "whole"), (*question, "stream")]
+        stream = (*question, "stream", request.continues)
+        return [stream] if request.stream else [(*question, "whole"), stream]
 
     async def _make(self, job: Job, engine: Engine) -> Whole | Relay:
         """An answer, by the first way that leads to one. Raises ApiError."""
@@ -168,7 +172,7 @@ class Qwen:
                 error = last
         excerpts = await self._grounding.excerpts(job)
         if excerpts and request.accepts_prose:
-            completion = completions.degraded(request.model, excerpts)
+            completion = request.form.degraded(request.model, excerpts)
             payload = json.dumps(completion, ensure_ascii=False).encode("utf-8", "replace")
             return Whole(payload, job.served("degraded"))
         raise no_engine(self._engines[request.model], error)
@@ -180,7 +184,7 @@ class Qwen:
     def _deliver(self, job: Job, made: Whole | Relay, seat: Seat | None = None) -> Whole | Streamed:
         """The answer in the form that the request wants, with its own headers; its turn is written back."""
         served = replace(made.served, cache="shared", headers={}) if job.joined else made.served
-        metrics.ANSWERS.labels("chat", served.by).inc()
+        metrics.ANSWERS.labels(job.request.form.endpoint, served.by).inc()
         self._note(job, served)
         if isinstance(made, Relay):
             assert seat is not None
@@ -188,7 +192,7 @@ class Qwen:
         self._afterwards.write_back(job, made.payload)
         if not job.request.stream:
             return Whole(made.payload, served)
-        events = completions.replay(json.loads(made.payload), include_usage=job.request.include_usage)
+        events = job.request.form.replay(json.loads(made.payload), include_usage=job.request.include_usage)
         return Streamed(as_blocks(b"".join(events)), nothing, served)
 
     async def _read(self, job: Job, seat: Seat, relay: Relay) -> AsyncGenerator[bytes]:

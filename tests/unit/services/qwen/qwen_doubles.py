@@ -51,6 +51,7 @@ class Engine:
         self.app.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/completions", self._completions),
                 web.post("/v1/embeddings", self._embeddings),
                 web.get("/v1/models", self._models),
                 web.post("/tokenize", self._tokenize),
@@ -120,6 +121,30 @@ class Engine:
         if (body.get("stream_options") or {}).get("include_usage"):
             await send([], usage={"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12})
         await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        """Legacy completions: as many choices as `n`, each saying its number after the words."""
+        body = await request.json()
+        self.bodies.append(body)
+        if self.mode == "hang":
+            await self.release.wait()
+        if self.mode == "error":
+            return web.json_response({"error": {"message": "the engine is broken", "code": 500}}, status=500)
+        head = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"]}
+        usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        numbers = range(body.get("n", 1))
+        if not body.get("stream"):
+            choices = [{"index": n, "text": f"{SAID}{n}", "logprobs": None, "finish_reason": "stop"} for n in numbers]
+            return web.json_response({**head, "choices": choices, "usage": usage})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for n in numbers:
+            for word in [*WORDS, str(n)]:
+                part = {"index": n, "text": word, "logprobs": None, "finish_reason": "stop" if word == str(n) else None}
+                await response.write(b"data: " + json.dumps({**head, "choices": [part]}).encode() + b"\n\n")
+        last = json.dumps({**head, "choices": [], "usage": usage}, separators=(",", ":"))
+        await response.write(f"data: {last}\n\ndata: [DONE]\n\n".encode())
         return response
 
     async def _embeddings(self, request: web.Request) -> web.Response:
