@@ -90,7 +90,7 @@ async def test_a_budget_used_up_is_429_in_openais_form(limited: StartLimited, en
     tier = await limited()
     engine.mode = "hang"
     running = [asyncio.create_task(tier.chat(str(number), max_tokens=400)) for number in range(2)]
-    await until(lambda: engine.active == 2)
+    await until(lambda: len(engine.questions) == 2)
     answer = await tier.chat("one too many", max_tokens=400)
     assert answer.status == 429
     error = answer.body["error"]
@@ -146,9 +146,9 @@ async def test_a_cancelled_whole_answer_costs_its_estimate(limited: StartLimited
     tier = await limited()
     engine.mode = "hang"
     task = asyncio.create_task(tier.chat())
-    await until(lambda: engine.active == 1)
+    await until(lambda: len(engine.questions) == 1)  # beside the tier's own probe, which hangs as well
     task.cancel()
-    await until(lambda: engine.cancelled == 1)
+    await until(lambda: engine.cancelled >= 1)
     engine.mode = "ok"
     assert left(await tier.chat()) == LIMIT - 2 * ESTIMATE
 
