@@ -51,6 +51,7 @@ class Job:
     version: str | None = NO_VERSION
     trace: Trace | None = None
     deadline: float | None = None
+    generation: int = 0  # of the cache's purges, when the question came
     joined: bool = False  # whether an equal question's flight answers it
 
     @property

@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 from devmentor.common import names
 from devmentor.common.errors import ApiError
 from devmentor.qwen.forms import CHAT, LEGACY, Form
+from devmentor.qwen.purge import Scope, model_part
 
 # How an answer is delivered, or who asked; nothing of this changes the answer.
 _NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store", "safety_identifier", "service_tier"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # What PBML would refuse is refused here: it would only degrade the context, in silence.
 _CONVERSATION = re.compile(names.CONVERSATION_ID)
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _WATERMARK = re.compile(names.WATERMARK)
 
@@ -264,6 +266,22 @@ def cache_policy(headers: Mapping[str, str]) -> CachePolicy:
     return CachePolicy(read="no-cache" not in directives)
 
 
+def parse_purge(body: dict[str, Any]) -> tuple[Scope, str]:
+    """Check a POST /v1/cache/purge: its scope and its reason. Raises ApiError (400)."""
+    unknown = body.keys() - {"tenant", "model", "all", "reason"}
+    if unknown:
+        _refuse(min(unknown), "not known; tenant, model, all and reason are")
+    for name in ("tenant", "model", "reason"):
+        if name in body and (not isinstance(body[name], str) or not body[name]):
+            _refuse(name, "a string, not empty, is expected")
+    tenant, model = body.get("tenant"), body.get("model")
+    if tenant is not None and not _TENANT.fullmatch(tenant):
+        _refuse("tenant", f"a name like {_TENANT.pattern} is expected")
+    if _boolean(body, "all") == (tenant is not None or model is not None):
+        _refuse("all", "either a tenant, a model or both, or all: true")
+    return Scope(tenant, model), body.get("reason", "")
+
+
 def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str | None) -> str:
     """One digest for everything that the answer depends on but the context's version, which the entry itself holds.
 
@@ -271,4 +289,5 @@ def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str |
     """
     relevant = {name: value for name, value in body.items() if name not in _NOT_IN_KEY}
     canonical = json.dumps([endpoint, tenant, scope, relevant], sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    digest = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    return f"{tenant}:{model_part(str(body.get('model')))}:{digest}"
