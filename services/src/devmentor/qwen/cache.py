@@ -15,7 +15,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valkey.asyncio import BlockingConnectionPool, Valkey
@@ -321,7 +321,14 @@ class AnswerCache:
             await self._l2.purge(scope.text, generation, done)
         return done
 
-    async def lookup(self, key: str, version: str | None) -> Lookup:
+    async def lookup(self, key: str, version: str | None, stale_s: int | None = None) -> Lookup:
+        """As `find`, without a stale entry that is `stale_s` seconds old or older."""
+        found = await self.find(key, version)
+        if found.stale is not None and stale_s is not None and self._clock() - found.stale.stored_at >= stale_s:
+            return replace(found, stale=None)
+        return found
+
+    async def find(self, key: str, version: str | None) -> Lookup:
         """Look in L1, then in L2. A `version` of None (not known) can only find stale entries."""
         stale: Entry | None = None
         found = self._l1.get(key)

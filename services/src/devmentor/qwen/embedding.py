@@ -47,11 +47,11 @@ class Embeddings:
         key = cache_key("embeddings", caller.tenant, request.body)
         lookup = Lookup()
         if request.cache.read:
-            lookup = await self._cache.lookup(key, NO_VERSION)
+            lookup = await self._cache.lookup(key, NO_VERSION, request.cache.stale_s)
             if lookup.hit is not None:
                 return _counted(Whole(lookup.hit.payload, Served(f"cache-{lookup.level}", "hit")))
         work = partial(self._make, request, engine, key, lookup, deadline, self._cache.generation)
-        keys = [("embeddings", key, self._cache.generation)] if request.cache.read else []
+        keys = [("embeddings", key, self._cache.generation, request.cache.stale_s)] if request.cache.read else []
         joined = self._flights.join(keys)
         if joined is not None:
             try:

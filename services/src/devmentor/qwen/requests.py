@@ -21,7 +21,7 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "functio
 # What PBML would refuse is refused here: it would only degrade the context, in silence.
 _CONVERSATION = re.compile(names.CONVERSATION_ID)
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _WATERMARK = re.compile(names.WATERMARK)
 
 Message = dict[str, Any]
@@ -33,6 +33,8 @@ class CachePolicy:
 
     read: bool = True
     write: bool = True
+    stale_s: int | None = None
+    """Age in seconds up to which an answer may be an old one where the engine fails; 0: never, None: as it is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,17 +255,25 @@ def deadline_s(headers: Mapping[str, str]) -> float | None:
     given = headers.get("x-devmentor-deadline-ms")
     if given is None:
         return None
-    if not _MILLISECONDS.fullmatch(given) or not int(given):
+    if not _WHOLE.fullmatch(given) or not int(given):
         _refuse("X-DevMentor-Deadline-Ms", "a positive whole number of milliseconds is expected")
     return int(given) / 1000
 
 
 def cache_policy(headers: Mapping[str, str]) -> CachePolicy:
-    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored."""
+    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored; `stale-if-error=SECONDS`
+    (RFC 5861): no older one in its place. Raises ApiError (400) for seconds that are none."""
     directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
     if "no-store" in directives:
         return CachePolicy(read=False, write=False)
-    return CachePolicy(read="no-cache" not in directives)
+    stale_s = None
+    for directive in directives:
+        name, _, seconds = directive.partition("=")
+        if name == "stale-if-error":
+            if not _WHOLE.fullmatch(seconds):
+                _refuse("Cache-Control", "stale-if-error=SECONDS is expected, 0 for never")
+            stale_s = int(seconds)
+    return CachePolicy(read="no-cache" not in directives, stale_s=stale_s)
 
 
 def parse_purge(body: dict[str, Any]) -> tuple[Scope, str]:

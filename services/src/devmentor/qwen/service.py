@@ -73,7 +73,7 @@ class Qwen:
         if self._grounding.wanted(request):
             await self._grounding.learn_version(job)
         if request.cache.read:
-            job.lookup = await self._cache.lookup(job.key, job.version)
+            job.lookup = await self._cache.lookup(job.key, job.version, request.cache.stale_s)
             if job.lookup.hit is not None:
                 return self._deliver(job, self._from_cache(job, job.lookup.hit, f"cache-{job.lookup.level}", "hit"))
         try:
@@ -115,7 +115,14 @@ class Qwen:
         request = job.request
         if not request.cache.read:
             return []
-        question = job.key, job.generation, job.version, request.watermark, self._grounding.limit_s(job) is not None
+        question = (
+            job.key,
+            job.generation,
+            job.version,
+            request.watermark,
+            request.cache.stale_s,
+            self._grounding.limit_s(job) is not None,
+        )
         stream = (*question, "stream", request.continues)
         return [stream] if request.stream else [(*question, "whole"), stream]
 

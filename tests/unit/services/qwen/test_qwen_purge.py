@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qwen_doubles import MODEL, CacheNode, Engine, until
 
-from devmentor.qwen.cache import L1, L2, AnswerCache
+from devmentor.qwen.cache import L1, L2, AnswerCache, Entry, Lookup
 from devmentor.qwen.purge import Purges, Scope, matches, model_part
 
 ALL = {"all": True}
@@ -144,6 +144,19 @@ async def test_old_answers_are_not_trusted_where_purges_were_not_heard_of_for_an
     await cache.learn_purges()
     assert (await cache.lookup("lab:m:k", "v")).stale is not None
     await cache.close()
+
+
+async def test_a_purged_answer_does_not_overwrite_a_newer_one() -> None:
+    l1 = L1(10_000, 3600)
+    cache = AnswerCache(l1, None, l2_ttl_s=86400, stale_s=604800, entry_bytes=1000)
+    await cache.purge(Scope())
+    cache.keep("lab:m:k", "v", b"new", "ok", cache.generation)
+    assert cache.keep("lab:m:k", "v", b"old", "ok", 0) is None
+    hit = (await cache.lookup("lab:m:k", "v")).hit
+    assert hit is not None
+    assert hit.payload == b"new"
+    l1.put("lab:m:k", Entry(b"old", "v", hit.stored_at))
+    assert await cache.lookup("lab:m:k", "v") == Lookup()
 
 
 SCOPES = st.builds(Scope, st.sampled_from([None, "lab", "other"]), st.sampled_from([None, "m", "n"]))
