@@ -36,16 +36,16 @@ class Afterwards:
         metrics.TOKENS.labels(model, "answer").inc(usage.get("completion_tokens") or 0)
         if store and job.storable:
             assert job.version is not None
-            self.store(job.caller.tenant, job.key, job.version, payload, job.context)
+            self.store(job.key, job.version, payload, job.context, job.generation)
             # An answer of another context version than the question was looked up with is not of its partition.
             if self._semantic is not None and job.semantic is not None and job.version == job.looked_up_version:
                 self.spawn(self._semantic.store(job.semantic, payload, job.context))
 
-    def store(self, tenant: str, key: str, version: str, payload: bytes, context: str) -> None:
+    def store(self, key: str, version: str, payload: bytes, context: str, generation: int) -> None:
         """Keep an answer on both levels of the cache."""
-        entry = self._cache.keep(key, version, payload, context)
+        entry = self._cache.keep(key, version, payload, context, generation)
         if entry is not None:
-            self.spawn(self._cache.share(tenant, key, entry))
+            self.spawn(self._cache.share(key, entry))
 
     def write_back(self, job: Job, payload: bytes) -> None:
         """Once for each request that got an answer: its turn goes into its conversation."""

@@ -56,6 +56,7 @@ class Job:
     semantic: Candidate | None = None
     looked_up_version: str | None = None
     deadline: float | None = None
+    generation: int = 0  # of the cache's purges, when the question came
     joined: bool = False  # whether an equal question's flight answers it
 
     @property

@@ -39,6 +39,15 @@ async def _probe_for_ever(engine: Engine, every_s: float) -> None:
         await asyncio.sleep(every_s)
 
 
+async def _learn_purges_for_ever(cache: AnswerCache, every_s: float) -> None:
+    while True:
+        try:
+            await cache.learn_purges()
+        except Exception:
+            log.exception("purges could not be read")
+        await asyncio.sleep(every_s)
+
+
 @contextlib.asynccontextmanager
 async def open_tier(
     settings: QwenSettings, traces: Traces, store: PostgresStore | None
@@ -92,6 +101,7 @@ async def open_tier(
         )
         stack.push_async_callback(cache.close)
         await cache.connect()
+        await cache.learn_purges()
         pbml = Pbml(
             settings.pbml_urls, pbml_session, deadline_s=settings.pbml_deadline_s, version_s=settings.context_version_s
         )
@@ -109,6 +119,8 @@ async def open_tier(
         stack.push_async_callback(qwen.drain, _WRITE_BACK_S)
         for engine in engines.values():
             stack.callback(asyncio.create_task(_probe_for_ever(engine, settings.probe_s)).cancel)
+        if settings.cache_nodes:
+            stack.callback(asyncio.create_task(_learn_purges_for_ever(cache, settings.purge_poll_s)).cancel)
         yield qwen, engines
 
 

@@ -50,11 +50,11 @@ class Embeddings:
         key = cache_key("embeddings", caller.tenant, request.body)
         lookup = Lookup()
         if request.cache.read:
-            lookup = await self._cache.lookup(caller.tenant, key, NO_VERSION)
+            lookup = await self._cache.lookup(key, NO_VERSION, request.cache.stale_s)
             if lookup.hit is not None:
                 return _counted(Whole(lookup.hit.payload, Served(f"cache-{lookup.level}", "hit")))
-        work = partial(self._make, request, engine, caller, key, lookup, deadline)
-        keys = [("embeddings", key)] if request.cache.read else []
+        work = partial(self._make, request, caller, engine, key, lookup, deadline, self._cache.generation)
+        keys = [("embeddings", key, self._cache.generation, request.cache.stale_s)] if request.cache.read else []
         joined = self._flights.join(keys)
         if joined is not None:
             try:
@@ -67,11 +67,12 @@ class Embeddings:
     async def _make(
         self,
         request: EmbeddingRequest,
-        engine: Engine,
         caller: Caller,
+        engine: Engine,
         key: str,
         lookup: Lookup,
         deadline: float | None,
+        generation: int,
     ) -> Whole:
         header = "miss" if request.cache.read else "bypass"
         try:
@@ -91,7 +92,7 @@ class Embeddings:
             except EngineError as second:
                 raise no_engine(engine, second) from second
         if request.cache.write:
-            self._afterwards.store(caller.tenant, key, NO_VERSION, payload, "none")
+            self._afterwards.store(key, NO_VERSION, payload, "none", generation)
         return Whole(payload, Served("engine", header, headers=limits))
 
     async def _ask(

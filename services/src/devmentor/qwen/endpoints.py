@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from typing import Any
 
@@ -11,15 +12,17 @@ from starlette.routing import Route
 
 from devmentor.common import context
 from devmentor.common.auth import TenantKeys, bearer_key, key_matches
-from devmentor.common.errors import ApiError
+from devmentor.common.errors import ApiError, unavailable
 from devmentor.qwen import metrics
 from devmentor.qwen.answers import Served, Streamed
 from devmentor.qwen.delivery import ClientLeftError, EventStream, LateAnswer, finished
 from devmentor.qwen.pbml import Caller
-from devmentor.qwen.requests import ChatRequest, parse_chat, parse_completion, parse_embedding, parse_json
+from devmentor.qwen.requests import ChatRequest, parse_chat, parse_completion, parse_embedding, parse_json, parse_purge
 from devmentor.qwen.service import Qwen
 from devmentor.qwen.settings import QwenSettings
 from devmentor.qwen.trace import Traces
+
+audit = logging.getLogger("devmentor.audit")
 
 _NOT_KNOWN_YET = Served("pending", "pending", "pending")
 
@@ -40,6 +43,7 @@ class Endpoints:
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+            Route("/v1/cache/purge", self.purge, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model:path}", self.model, methods=["GET"]),
             Route("/v1/traces/{request_id}", self.trace, methods=["GET"]),
@@ -83,6 +87,41 @@ class Endpoints:
             return self._left("embeddings")
         answer = task.result()
         return Response(answer.payload, media_type="application/json", headers=self._headers(answer.served))
+
+    async def purge(self, request: Request) -> Response:
+        """POST /v1/cache/purge, for the admin key: cached answers of a tenant, of a model, or all are taken back."""
+        key = bearer_key(request.headers.get("authorization"))
+        if not self._settings.admin_key_sha256 or not key_matches(key, self._settings.admin_key_sha256):
+            raise ApiError(403, "admin_key_needed", "a purge needs the admin key")
+        scope, reason = parse_purge(parse_json(await request.body()))
+        # A purge that was begun is ended, whoever still listens.
+        done = await asyncio.shield(asyncio.create_task(self.qwen.purge(scope)))
+        failed = {node: why for node, why in done.nodes.items() if why}
+        audit.warning(
+            "cache purged",
+            extra={
+                "who": f"admin key {self._settings.admin_key_sha256[:8]} from {request.client and request.client.host}",
+                "tenant": scope.tenant or "*",
+                "model": scope.model or "*",
+                "reason": reason,
+                "l1": done.l1,
+                "l2": done.l2,
+                "failed": failed,
+                "generation": done.generation,
+            },
+        )
+        if done.nodes and len(failed) == len(done.nodes):
+            why = "; ".join(f"{node}: {why}" for node, why in failed.items())
+            raise unavailable("cache_nodes_away", f"purged on this instance alone, send it again: {why}")
+        return JSONResponse(
+            {
+                "generation": done.generation,
+                "purged": {"l1": done.l1, "l2": done.l2},
+                "complete": not failed,
+                "failed": failed,
+                "instance": self._settings.instance,
+            }
+        )
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models; chat models first."""

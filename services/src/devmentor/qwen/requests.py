@@ -13,13 +13,15 @@ from typing import Any, NoReturn
 from devmentor.common import names
 from devmentor.common.errors import ApiError
 from devmentor.qwen.forms import CHAT, LEGACY, Form
+from devmentor.qwen.purge import Scope, model_part
 
 # How an answer is delivered, or who asked; nothing of this changes the answer.
 _NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store", "safety_identifier", "service_tier"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # What PBML would refuse is refused here: it would only degrade the context, in silence.
 _CONVERSATION = re.compile(names.CONVERSATION_ID)
-_MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _WATERMARK = re.compile(names.WATERMARK)
 
 Message = dict[str, Any]
@@ -31,6 +33,8 @@ class CachePolicy:
 
     read: bool = True
     write: bool = True
+    stale_s: int | None = None
+    """Age in seconds up to which an answer may be an old one where the engine fails; 0: never, None: as it is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,17 +255,41 @@ def deadline_s(headers: Mapping[str, str]) -> float | None:
     given = headers.get("x-devmentor-deadline-ms")
     if given is None:
         return None
-    if not _MILLISECONDS.fullmatch(given) or not int(given):
+    if not _WHOLE.fullmatch(given) or not int(given):
         _refuse("X-DevMentor-Deadline-Ms", "a positive whole number of milliseconds is expected")
     return int(given) / 1000
 
 
 def cache_policy(headers: Mapping[str, str]) -> CachePolicy:
-    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored."""
+    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored; `stale-if-error=SECONDS`
+    (RFC 5861): no older one in its place. Raises ApiError (400) for seconds that are none."""
     directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
     if "no-store" in directives:
         return CachePolicy(read=False, write=False)
-    return CachePolicy(read="no-cache" not in directives)
+    stale_s = None
+    for directive in directives:
+        name, _, seconds = directive.partition("=")
+        if name == "stale-if-error":
+            if not _WHOLE.fullmatch(seconds):
+                _refuse("Cache-Control", "stale-if-error=SECONDS is expected, 0 for never")
+            stale_s = int(seconds)
+    return CachePolicy(read="no-cache" not in directives, stale_s=stale_s)
+
+
+def parse_purge(body: dict[str, Any]) -> tuple[Scope, str]:
+    """Check a POST /v1/cache/purge: its scope and its reason. Raises ApiError (400)."""
+    unknown = body.keys() - {"tenant", "model", "all", "reason"}
+    if unknown:
+        _refuse(min(unknown), "not known; tenant, model, all and reason are")
+    for name in ("tenant", "model", "reason"):
+        if name in body and (not isinstance(body[name], str) or not body[name]):
+            _refuse(name, "a string, not empty, is expected")
+    tenant, model = body.get("tenant"), body.get("model")
+    if tenant is not None and not _TENANT.fullmatch(tenant):
+        _refuse("tenant", f"a name like {_TENANT.pattern} is expected")
+    if _boolean(body, "all") == (tenant is not None or model is not None):
+        _refuse("all", "either a tenant, a model or both, or all: true")
+    return Scope(tenant, model), body.get("reason", "")
 
 
 def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str | None) -> str:
@@ -271,4 +299,5 @@ def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str |
     """
     relevant = {name: value for name, value in body.items() if name not in _NOT_IN_KEY}
     canonical = json.dumps([endpoint, tenant, scope, relevant], sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    digest = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    return f"{tenant}:{model_part(str(body.get('model')))}:{digest}"

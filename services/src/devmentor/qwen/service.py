@@ -28,6 +28,7 @@ from devmentor.qwen.engine_errors import EngineError
 from devmentor.qwen.flights import TRY_AGAIN, Flights, LaggedError, Seat
 from devmentor.qwen.grounding import Grounding
 from devmentor.qwen.pbml import Caller, Pbml
+from devmentor.qwen.purge import Purged, Scope
 from devmentor.qwen.relay import Relay
 from devmentor.qwen.requests import ChatRequest, EmbeddingRequest, cache_key
 from devmentor.qwen.semantic_cache import SemanticCache
@@ -72,16 +73,17 @@ class Qwen:
             request_id,
             cache_key(request.form.endpoint, caller.tenant, request.body, mode, request.conversation),
         )
+        job.generation = self._cache.generation
         job.deadline = deadlines.after(request.deadline_s)
         async with deadlines.kept(job.deadline, request.form.endpoint, engine):
             return await self._answer(job, engine)
 
     async def _answer(self, job: Job, engine: Engine) -> Whole | Streamed:
-        request, caller = job.request, job.caller
+        request = job.request
         if self._grounding.wanted(request):
             await self._grounding.learn_version(job)
         if request.cache.read:
-            job.lookup = await self._cache.lookup(caller.tenant, job.key, job.version)
+            job.lookup = await self._cache.lookup(job.key, job.version, request.cache.stale_s)
             if job.lookup.hit is not None:
                 return self._deliver(job, self._from_cache(job, job.lookup.hit, f"cache-{job.lookup.level}", "hit"))
         if self._semantic is not None and request.form.endpoint == "chat":
@@ -99,7 +101,9 @@ class Qwen:
     async def _near(self, job: Job, cache: SemanticCache) -> Whole | None:
         """The answer to a question of the same meaning, if there is one."""
         mode = "context" if self._grounding.wanted(job.request) else "plain"
-        job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, mode)
+        # A purge, of whatever, leaves what was kept before it in partitions that nobody asks for any more.
+        scope = f"{mode} {job.generation}"
+        job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, scope)
         job.looked_up_version = job.version
         if job.semantic is None or not job.request.cache.read:
             return None
@@ -140,7 +144,14 @@ class Qwen:
         request = job.request
         if not request.cache.read:
             return []
-        question = job.key, job.version, request.watermark, self._grounding.limit_s(job) is not None
+        question = (
+            job.key,
+            job.generation,
+            job.version,
+            request.watermark,
+            request.cache.stale_s,
+            self._grounding.limit_s(job) is not None,
+        )
         stream = (*question, "stream", request.continues)
         return [stream] if request.stream else [(*question, "whole"), stream]
 
@@ -221,6 +232,10 @@ class Qwen:
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Whole:
         """Answer an embeddings request. Raises ApiError."""
         return await self._embeddings.embed(request, caller)
+
+    async def purge(self, scope: Scope) -> Purged:
+        """Take cached answers back."""
+        return await self._cache.purge(scope)
 
     async def drain(self, limit_s: float) -> None:
         """Wait for what is still being stored and written back."""

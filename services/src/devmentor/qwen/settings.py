@@ -51,6 +51,7 @@ class QwenSettings(ServiceSettings):
     cache_password: SecretStr = SecretStr("")
     cache_budget_s: float = Field(default=0.05, gt=0, description="Deadline of one operation on the L2 cache")
 
+    purge_poll_s: float = Field(default=2.0, gt=0, description="How often other instances' purges are asked for")
     flight_bytes: int = Field(
         default=1024 * 1024, ge=4096, description="How much of a stream is kept for equal questions that come later"
     )

@@ -1,6 +1,7 @@
 """Peers of QWEN whose behaviour a test chooses: an engine, PBML and a cache node, each a real server on loopback."""
 
 import asyncio
+import fnmatch
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -252,11 +253,12 @@ class Pbml:
 
 
 class CacheNode:
-    """GET and SET of the Valkey protocol. `delay` seconds pass before each answer; `keys` is what it holds."""
+    """What QWEN uses of the Valkey protocol. `delay` seconds pass before each answer; `keys` is what it holds."""
 
     def __init__(self) -> None:
         self.keys: dict[bytes, bytes] = {}
         self.expiries: dict[bytes, int] = {}
+        self.hashes: dict[bytes, dict[bytes, bytes]] = {}
         self.delay = 0.0
         self.commands: list[bytes] = []
         self.certificates: list[bytes] = []
@@ -305,4 +307,19 @@ class CacheNode:
         if command == b"SET":
             self.keys[words[1]] = words[2]
             self.expiries[words[1]] = int(words[4])
+        if command == b"HGETALL":
+            return _array([word for pair in self.hashes.get(words[1], {}).items() for word in pair])
+        if command == b"HSET":
+            self.hashes.setdefault(words[1], {}).update(zip(words[2::2], words[3::2], strict=True))
+            return b":1\r\n"
+        if command == b"SCAN":
+            pattern = words[words.index(b"MATCH") + 1].decode()
+            found = [key for key in self.keys if fnmatch.fnmatchcase(key.decode(), pattern)]
+            return b"*2\r\n$1\r\n0\r\n" + _array(found)
+        if command == b"UNLINK":
+            return b":%d\r\n" % sum(self.keys.pop(key, None) is not None for key in words[1:])
         return b"+OK\r\n"
+
+
+def _array(words: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)

@@ -124,19 +124,19 @@ def test_l1_stays_within_its_bound_and_drops_what_was_used_longest_ago() -> None
 async def test_freshness_is_version_and_age_and_the_rest_is_stale_for_a_while() -> None:
     clock = Clock()
     cache = AnswerCache(L1(10_000, 3600, clock), None, l2_ttl_s=86400, stale_s=604800, entry_bytes=1000, clock=clock)
-    assert cache.keep("k", "v1", b"answer", "ok") is not None
-    assert (await cache.lookup("lab", "k", "v1")).level == "l1"
-    other = await cache.lookup("lab", "k", "v2")
+    assert cache.keep("lab:m:k", "v1", b"answer", "ok", 0) is not None
+    assert (await cache.lookup("lab:m:k", "v1")).level == "l1"
+    other = await cache.lookup("lab:m:k", "v2")
     assert other.hit is None
     assert other.stale is not None
-    assert (await cache.lookup("lab", "k", None)).hit is None
+    assert (await cache.lookup("lab:m:k", None)).hit is None
     clock.now += 3601
-    assert (await cache.lookup("lab", "k", "v1")).hit is None
-    assert (await cache.lookup("lab", "k", "v1")).stale is not None
+    assert (await cache.lookup("lab:m:k", "v1")).hit is None
+    assert (await cache.lookup("lab:m:k", "v1")).stale is not None
     clock.now += 604800
-    assert (await cache.lookup("lab", "k", "v1")).stale is None
-    assert cache.keep("large", "v1", b"x" * 1001, "ok") is None
-    assert (await cache.lookup("lab", "large", "v1")).hit is None
+    assert (await cache.lookup("lab:m:k", "v1")).stale is None
+    assert cache.keep("lab:m:large", "v1", b"x" * 1001, "ok", 0) is None
+    assert (await cache.lookup("lab:m:large", "v1")).hit is None
 
 
 def test_an_entry_survives_the_wire_and_an_unknown_format_is_a_miss() -> None:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from conftest import StartTier, Tier
+from conftest import ADMIN, StartTier, Tier
 from pydantic import ValidationError
 from qwen_doubles import MODEL, SAID, Engine, Pbml, serving, until
 
@@ -146,6 +146,16 @@ async def test_a_new_document_ends_what_was_answered_before_it(tier: Tier, point
     await tier.chat("where is the harbour")
     await kept(points, 1)
     pbml.learn("The harbour has moved.")
+    assert (await tier.chat("where is the harbour please")).served_by == "engine"
+
+
+async def test_a_purge_takes_back_what_was_kept(tier: Tier, points: Points) -> None:
+    await tier.chat("where is the harbour")
+    await kept(points, 1)
+    assert (await tier.chat("where is the harbour please")).served_by == "cache-semantic"
+    order = {"all": True, "reason": "wrong document"}
+    done = await tier.request("POST", "/v1/cache/purge", order, {"Authorization": f"Bearer {ADMIN}"})
+    assert done.status == 200
     assert (await tier.chat("where is the harbour please")).served_by == "engine"
 
 
