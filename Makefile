@@ -18,7 +18,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
-	bench-failover clean
+	bench-failover bench-semantic-cache bench-qwen clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,12 @@ chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED
 bench-failover: venv ## failover and switchover beside Patroni: ROUNDS=3 PEER_ROUNDS=3; writes docs/postgres-ha-bench.md
 	@python -m tests.bench.failover.run --rounds $(or $(ROUNDS),3) --seed $(or $(SEED),1) \
 	  $(if $(PEER_ROUNDS),--peer-rounds $(PEER_ROUNDS))
+
+bench-semantic-cache: venv models ## false hits of QWEN's semantic cache: PACKAGES=100; writes docs/qwen-semantic-cache.md
+	@PYTHONPATH=services/src python -m tests.bench.semantic_cache.run --packages $(or $(PACKAGES),100)
+
+bench-qwen: venv ## what QWEN adds to a request, beside LiteLLM: RATE=50 DURATION=60; writes docs/qwen-bench.md
+	@PYTHONPATH=services/src python -m tests.bench.qwen.run --rate $(or $(RATE),50) --seconds $(or $(DURATION),60)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache

@@ -110,10 +110,17 @@ def nearest_first(hosts: list[str], host: str, siblings: list[str]) -> list[str]
     return [*hosts[start:], *hosts[:start]]
 
 
-def tenant_digests(keys: Mapping[str, str]) -> list[dict[str, str]]:
-    """vault_api_keys ({tenant: key}) as tenants.json holds them: digests, never the keys."""
+def tenant_digests(
+    keys: Mapping[str, str], budgets: Mapping[str, Mapping[str, int]] | None = None
+) -> list[dict[str, str | int]]:
+    """vault_api_keys ({tenant: key}) as tenants.json holds them: digests, never the keys, and the token budgets."""
+    found = budgets or {}
     return [
-        {"tenant": tenant, "key_sha256": hashlib.sha256(str(key).encode()).hexdigest()}
+        {
+            "tenant": tenant,
+            "key_sha256": hashlib.sha256(str(key).encode()).hexdigest(),
+            **{limit: int(tokens) for limit, tokens in sorted(found.get(tenant, {}).items())},
+        }
         for tenant, key in sorted(keys.items())
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .platform_model import Platform
 from .preflight_artifacts import check_artifacts
+from .preflight_budgets import check_budgets
 from .preflight_problems import Problem
 from .preflight_topology import (
     check_addresses,
@@ -31,6 +32,7 @@ def inspect(platform: Platform) -> list[Problem]:
             check_bootstrap_primary,
             check_addresses,
             check_variables,
+            check_budgets,
             check_secrets,
             check_artifacts,
         )

@@ -76,7 +76,7 @@ def test_the_unit_runs_in_the_slice_and_no_key_is_on_the_host(host):
     assert host.service("qwen").is_enabled
     assert "devmentor-qwen.slice" in host.check_output("systemctl show --property Slice qwen")
     assert host.run("grep --recursive --quiet -e key-of-lab -e key-of-admin /etc/devmentor/qwen").rc == 1
-    assert host.file("/etc/devmentor/qwen/environment").mode == 0o600
+    assert host.file("/etc/devmentor/qwen/environment").mode == 0o640
 
 
 def test_only_the_platforms_certificates_get_in(host):

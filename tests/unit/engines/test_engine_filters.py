@@ -83,3 +83,5 @@ def test_an_instance_asks_itself_first_and_the_others_spread() -> None:
 def test_tenants_are_digests() -> None:
     (tenant,) = engines.tenant_digests({"lab": "secret"})
     assert tenant == {"tenant": "lab", "key_sha256": hashlib.sha256(b"secret").hexdigest()}
+    budgets = {"lab": {"tokens_per_minute": "600"}, "other": {"tokens_per_day": 5}}
+    assert engines.tenant_digests({"lab": "secret"}, budgets) == [{**tenant, "tokens_per_minute": 600}]

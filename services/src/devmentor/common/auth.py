@@ -8,6 +8,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 
@@ -26,14 +27,30 @@ class TenantsFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """What a key may use, in tokens of prompts and answers; None is no limit."""
+
+    key_sha256: bytes
+    tokens_per_minute: int | None
+    tokens_per_day: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who asks."""
+    """Who asks, and the budget of the key that was shown."""
 
     name: str
+    budget: TokenBudget | None = None
+
+
+_BUDGET_FIELDS = ("tokens_per_minute", "tokens_per_day")
 
 
 def parse_tenants(text: str, source: str) -> list[tuple[bytes, Tenant]]:
-    """[{"tenant": NAME, "key_sha256": HEX}] to (digest, tenant) pairs; one tenant may have several keys."""
+    """[{"tenant": NAME, "key_sha256": HEX}] to (digest, tenant) pairs; one tenant may have several keys.
+
+    An entry may have `tokens_per_minute` and `tokens_per_day`: the budget of this key.
+    """
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
@@ -42,8 +59,11 @@ def parse_tenants(text: str, source: str) -> list[tuple[bytes, Tenant]]:
         raise TenantsFileError(f"{source}: a list of objects is expected")
     found: dict[bytes, Tenant] = {}
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or set(entry) != {"tenant", "key_sha256"}:
-            raise TenantsFileError(f"{source}: entry {number}: exactly the keys tenant and key_sha256 are expected")
+        if not isinstance(entry, dict) or set(entry) - set(_BUDGET_FIELDS) != {"tenant", "key_sha256"}:
+            raise TenantsFileError(
+                f"{source}: entry {number}: exactly the keys tenant and key_sha256 are expected, and where the key has "
+                f"a budget {' or '.join(_BUDGET_FIELDS)}"
+            )
         name, digest = entry["tenant"], entry["key_sha256"]
         if not isinstance(name, str) or not _TENANT.fullmatch(name):
             raise TenantsFileError(f"{source}: entry {number}: tenant must match {_TENANT.pattern}")
@@ -51,8 +71,18 @@ def parse_tenants(text: str, source: str) -> list[tuple[bytes, Tenant]]:
             raise TenantsFileError(f"{source}: entry {number}: key_sha256 must be 64 lower-case hex digits")
         if bytes.fromhex(digest) in found:
             raise TenantsFileError(f"{source}: entry {number}: this key was given before")
-        found[bytes.fromhex(digest)] = Tenant(name)
+        found[bytes.fromhex(digest)] = Tenant(name, _budget(entry, f"{source}: entry {number}"))
     return list(found.items())
+
+
+def _budget(entry: dict[str, Any], where: str) -> TokenBudget | None:
+    limits = [entry.get(field) for field in _BUDGET_FIELDS]
+    for field, limit in zip(_BUDGET_FIELDS, limits, strict=True):
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise TenantsFileError(f"{where}: {field} must be a positive integer")
+    if limits == [None, None]:
+        return None
+    return TokenBudget(bytes.fromhex(entry["key_sha256"]), *limits)
 
 
 def bearer_key(header: str | None) -> str:
@@ -104,6 +134,11 @@ class TenantKeys:
                 log.info("tenants file read again", extra={"tenants": len(self._entries)})
         except (OSError, TenantsFileError) as error:
             log.error("tenants file not usable, the former keys stay in force", extra={"reason": str(error)})
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether any key has a budget."""
+        return any(tenant.budget is not None for _, tenant in self._entries)
 
     def lookup(self, key: str) -> Tenant | None:
         """The key's tenant. Every entry is compared, so the time tells nothing about which one matched."""

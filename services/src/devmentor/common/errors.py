@@ -24,7 +24,8 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """What a client is told. `code` is stable and machine-readable, `message` says what to do."""
+    """What a client is told. `code` is stable and machine-readable, `message` says what to do; `kind` is OpenAI's type,
+    where it is not the status's own."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class ApiError(Exception):
         message: str,
         *,
         param: str | None = None,
+        kind: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -40,11 +42,15 @@ class ApiError(Exception):
         self.code = code
         self.message = message
         self.param = param
+        self.kind = kind
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """The response body."""
-        return error_body(self.status, self.code, self.message, self.param)
+        body = error_body(self.status, self.code, self.message, self.param)
+        if self.kind is not None:
+            body["error"]["type"] = self.kind
+        return body
 
     def response(self) -> JSONResponse:
         """The response itself."""

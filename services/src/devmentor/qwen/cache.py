@@ -14,8 +14,8 @@ import logging
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valkey.asyncio import BlockingConnectionPool, Valkey
@@ -23,6 +23,7 @@ from valkey.asyncio.connection import Connection
 from valkey.exceptions import ValkeyError
 
 from devmentor.qwen import metrics, rendezvous
+from devmentor.qwen.purge import Purged, Purges, Scope, matches
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _OVERHEAD = 400  # bytes of an L1 entry beside its payload: key, objects, the di
 _NODE_REST_S = 2.0
 _NODE_TIMEOUTS = 3
 _NODE_CONNECTIONS = 16
+_PURGES = "qwen:purges"  # a hash on every node: scope to generation
+_PURGE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,12 @@ class Entry:
     version: str
     stored_at: float
     context: str = "none"
+    generation: int = 0
+    """Of the purges that were known when its question came in."""
 
     def encode(self) -> bytes:
         """For L2: a line of JSON, then the payload."""
-        head = {"f": _FORMAT, "v": self.version, "t": round(self.stored_at, 3), "c": self.context}
+        head = {"f": _FORMAT, "v": self.version, "t": round(self.stored_at, 3), "c": self.context, "g": self.generation}
         return json.dumps(head, separators=(",", ":")).encode() + b"\n" + self.payload
 
     @classmethod
@@ -57,7 +62,7 @@ class Entry:
             fields = json.loads(head)
             if not separator or fields["f"] != _FORMAT:
                 return None
-            return cls(payload, fields["v"], fields["t"], fields["c"])
+            return cls(payload, fields["v"], fields["t"], fields["c"], fields.get("g", 0))
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -76,7 +81,7 @@ class L1:
 
     def __init__(self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
         self._max = max_bytes
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
         self._clock = clock
         self._entries: OrderedDict[str, tuple[Entry, float]] = OrderedDict()
         self._bytes = 0
@@ -95,7 +100,7 @@ class L1:
             return None
         self._entries.move_to_end(key)
         entry, since = found
-        return entry, self._clock() - since < self._ttl_s
+        return entry, self._clock() - since < self.ttl_s
 
     def put(self, key: str, entry: Entry) -> None:
         """Keep an entry, and drop as many of the least recently used as that takes."""
@@ -116,6 +121,13 @@ class L1:
         if found is not None:
             self._bytes -= len(found[0].payload) + _OVERHEAD
             self._report()
+
+    def drop_scope(self, scope: str) -> int:
+        """Forget what a purge's scope covers; how many that were."""
+        gone = [key for key in self._entries if matches(scope, key)]
+        for key in gone:
+            self.drop(key)
+        return len(gone)
 
     def _report(self) -> None:
         metrics.CACHE_ENTRIES.set(len(self._entries))
@@ -182,6 +194,41 @@ class L2:
         """Store an entry until it is too old even as a stale one."""
         await self._run("set", key, lambda client: client.set(key, entry.encode(), ex=self._keep_s))
 
+    async def purges(self, known: Mapping[str, int]) -> dict[str, int] | None:
+        """The purges that any node knows; None where no node answers. A node that knows less than `known` is told."""
+        told: dict[str, int] = {}
+        heard = False
+        for client in self._clients.values():
+            try:
+                async with asyncio.timeout(self._budget_s * 4):
+                    has = {scope.decode(): int(at) for scope, at in (await client.hgetall(_PURGES)).items()}
+                    missing = {scope: at for scope, at in known.items() if at > has.get(scope, 0)}
+                    if missing:
+                        await client.hset(_PURGES, mapping=missing)
+            except (ValkeyError, OSError, TimeoutError, ValueError):
+                continue
+            heard = True
+            told |= {scope: max(at, told.get(scope, 0)) for scope, at in has.items()}
+        return told if heard else None
+
+    async def purge(self, scope: str, generation: int, done: Purged) -> None:
+        """Tell every node of a purge and remove what it covers; `done` gets counts and errors by node."""
+        for node, client in self._clients.items():
+            try:
+                async with asyncio.timeout(_PURGE_S):
+                    await client.hset(_PURGES, mapping={scope: generation})
+                    done.nodes[node] = ""
+                    keys: list[bytes] = []
+                    async for key in client.scan_iter(match=f"qwen:{scope}:*", count=1000):
+                        keys.append(key)
+                        if len(keys) >= 1000:
+                            done.l2 += await client.unlink(*keys)
+                            keys.clear()
+                    if keys:
+                        done.l2 += await client.unlink(*keys)
+            except (ValkeyError, OSError, TimeoutError) as error:
+                done.nodes[node] = f"{type(error).__name__}: {error}"[:200]
+
     async def connect(self) -> None:
         """Open a first connection to each node, so that no request pays for the handshake."""
         for node, client in self._clients.items():
@@ -243,26 +290,63 @@ class AnswerCache:
         self._stale_s = stale_s
         self._entry_bytes = entry_bytes
         self._clock = clock
+        self._purges = Purges()
+        self._heard_at = time.monotonic()
         self._count = {
             (level, result): metrics.CACHE_LOOKUPS.labels(level, result)
             for level in ("l1", "l2")
             for result in ("hit", "stale", "miss")
         }
 
-    async def lookup(self, tenant: str, key: str, version: str | None) -> Lookup:
+    @property
+    def generation(self) -> int:
+        """Of the purges that are known here: what an answer to a question that comes now is stored with."""
+        return self._purges.latest
+
+    async def learn_purges(self) -> None:
+        """Ask the nodes for purges that other instances made, and drop what they cover."""
+        told = await self._l2.purges(self._purges.known) if self._l2 is not None else None
+        if told is not None:
+            self._heard_at = time.monotonic()
+            for scope in self._purges.learn(told):
+                self._l1.drop_scope(scope)
+
+    async def purge(self, scope: Scope) -> Purged:
+        """Take back what a scope covers: here at once, at the other instances when they learn of it."""
+        await self.learn_purges()
+        generation = self._purges.next()
+        self._purges.learn({scope.text: generation})
+        done = Purged(generation, self._l1.drop_scope(scope.text))
+        if self._l2 is not None:
+            await self._l2.purge(scope.text, generation, done)
+        return done
+
+    async def lookup(self, key: str, version: str | None, stale_s: int | None = None) -> Lookup:
+        """As `find`, without a stale entry that is `stale_s` seconds old or older."""
+        found = await self.find(key, version)
+        if found.stale is not None and stale_s is not None and self._clock() - found.stale.stored_at >= stale_s:
+            return replace(found, stale=None)
+        return found
+
+    async def find(self, key: str, version: str | None) -> Lookup:
         """Look in L1, then in L2. A `version` of None (not known) can only find stale entries."""
         stale: Entry | None = None
         found = self._l1.get(key)
+        if found is not None and self._purges.gone(key, found[0].generation):
+            self._l1.drop(key)
+            found = None
         if found is not None:
             entry, within_ttl = found
             if within_ttl and self._fresh(entry, version):
                 self._count["l1", "hit"].inc()
                 return Lookup(hit=entry, level="l1")
-            stale = self._usable(entry)
+            stale = self._usable(entry) if within_ttl or self._hears_of_purges else None
         self._count["l1", "stale" if stale else "miss"].inc()
         if self._l2 is None:
             return Lookup(stale=stale)
-        remote = await self._l2.get(self._remote_key(tenant, key))
+        remote = await self._l2.get(f"qwen:{key}")
+        if remote is not None and self._purges.gone(key, remote.generation):
+            remote = None
         if remote is not None and self._fresh(remote, version):
             self._count["l2", "hit"].inc()
             self._l1.put(key, remote)
@@ -273,14 +357,23 @@ class AnswerCache:
             stale = usable
         return Lookup(stale=stale)
 
-    async def store(self, tenant: str, key: str, version: str, payload: bytes, context: str) -> None:
-        """Keep an answer on both levels. L1 has it before this first waits."""
-        if len(payload) > self._entry_bytes:
-            return
-        entry = Entry(payload, version, self._clock(), context)
+    def again(self, key: str, version: str | None) -> Entry | None:
+        """A fresh entry that came into L1 since a lookup."""
+        found = self._l1.get(key)
+        return found[0] if found is not None and found[1] and self._fresh(found[0], version) else None
+
+    def keep(self, key: str, version: str, payload: bytes, context: str, generation: int) -> Entry | None:
+        """Keep an answer on L1; None where it is too large to be cached, or was purged while it was made."""
+        if len(payload) > self._entry_bytes or self._purges.gone(key, generation):
+            return None
+        entry = Entry(payload, version, self._clock(), context, generation)
         self._l1.put(key, entry)
+        return entry
+
+    async def share(self, key: str, entry: Entry) -> None:
+        """Keep an answer on L2."""
         if self._l2 is not None:
-            await self._l2.put(self._remote_key(tenant, key), entry)
+            await self._l2.put(f"qwen:{key}", entry)
 
     async def connect(self) -> None:
         if self._l2 is not None:
@@ -290,9 +383,10 @@ class AnswerCache:
         if self._l2 is not None:
             await self._l2.close()
 
-    @staticmethod
-    def _remote_key(tenant: str, key: str) -> str:
-        return f"qwen:{tenant}:{key}"
+    @property
+    def _hears_of_purges(self) -> bool:
+        """Whether purges were heard of within L1's TTL. If not, its older entries may have been purged elsewhere."""
+        return self._l2 is None or time.monotonic() - self._heard_at < self._l1.ttl_s
 
     def _fresh(self, entry: Entry, version: str | None) -> bool:
         return version is not None and entry.version == version and self._clock() - entry.stored_at < self._l2_ttl_s

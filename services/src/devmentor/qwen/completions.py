@@ -11,7 +11,10 @@ from typing import Any
 
 from devmentor.qwen import sse
 
-_PIECE = 48  # characters of a replayed chunk: a few tokens, as engines send them
+PIECE = 48  # characters of a replayed chunk: a few tokens, as engines send them
+
+
+NO_MODEL = "No language model is available at the moment, so this is not an answer but what the knowledge base says:"
 
 
 class BrokenStreamError(Exception):
@@ -107,14 +110,26 @@ def replay(completion: dict[str, Any], *, include_usage: bool) -> Iterator[bytes
             elif name == "content" and logprobs:
                 yield chunk(index, {name: value}, **logprobs)
             else:
-                for start in range(0, len(value), _PIECE):
-                    yield chunk(index, {name: value[start : start + _PIECE]})
+                for start in range(0, len(value), PIECE):
+                    yield chunk(index, {name: value[start : start + PIECE]})
         for number, call in enumerate(message.get("tool_calls") or ()):
             yield chunk(index, {"tool_calls": [{"index": number, **call}]})
         yield chunk(index, {}, finish_reason=choice.get("finish_reason") or "stop")
     if include_usage:
         yield sse.data({**shared, "choices": [], "usage": completion.get("usage")})
     yield sse.DONE
+
+
+def said_so_far(payloads: Iterable[bytes]) -> str | None:
+    """The text of an answer that broke off; None where it is more than the words of one choice, or has its end."""
+    words = []
+    for raw in payloads:
+        for choice in json.loads(raw).get("choices") or ():
+            delta = {name: value for name, value in (choice.get("delta") or {}).items() if value is not None}
+            if choice.get("index", 0) or choice.get("finish_reason") or not delta.keys() <= {"role", "content"}:
+                return None
+            words.append(delta.get("content") or "")
+    return "".join(words)
 
 
 def answer_text(completion: dict[str, Any]) -> str:
@@ -126,7 +141,6 @@ def answer_text(completion: dict[str, Any]) -> str:
 
 def degraded(model: str, excerpts: Iterable[str]) -> dict[str, Any]:
     """A completion of our own: no model answered, this is what was found. It says so itself."""
-    text = "No language model is available at the moment, so this is not an answer but what the knowledge base says:"
     return {
         "id": f"chatcmpl-degraded-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -135,7 +149,7 @@ def degraded(model: str, excerpts: Iterable[str]) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "\n\n".join([text, *excerpts])},
+                "message": {"role": "assistant", "content": "\n\n".join([NO_MODEL, *excerpts])},
                 "finish_reason": "stop",
             }
         ],

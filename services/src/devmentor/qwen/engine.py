@@ -1,7 +1,8 @@
 """The engine behind a model: llama.cpp or vLLM, or anything that speaks OpenAI's protocol, on a private port.
 
 A call takes a slot of the pool and passes the breaker. What goes wrong before the first byte of an answer is an
-EngineError, and the caller has other ways to answer; a stream that breaks later raises StreamBrokenError.
+EngineError, and the caller has other ways to answer; a stream that breaks later raises StreamBrokenError
+(`engine_stream`).
 """
 
 import contextlib
@@ -12,14 +13,15 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
 from devmentor.common import context
 from devmentor.common.errors import ApiError
-from devmentor.qwen import metrics, sse
-from devmentor.qwen.breaker import Breaker
+from devmentor.qwen import metrics
+from devmentor.qwen.breaker import Breaker, BreakerLimits, Pass, State
+from devmentor.qwen.engine_errors import EngineError, as_engine_error, engine_message
+from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,6 @@ _CHAT = "/v1/chat/completions"
 _EMBEDDINGS = "/v1/embeddings"
 # Counters that grow while tokens are computed, not only when an answer is whole.
 _PROGRESS = re.compile(rb"^vllm:(?:prompt|generation)_tokens_total\S* \S+$", re.MULTILINE)
-
-
-class EngineError(Exception):
-    """The engine gave no answer; `kind` is a short word for metrics and logs."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class StreamBrokenError(EngineError):
-    """A stream ended before its answer did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +41,8 @@ class EngineLimits:
     deadline_s: float
     connect_s: float
     silence_s: float
-    breaker_errors: int
-    breaker_open_s: float
     stuck_s: float
+    breaker: BreakerLimits
 
 
 class Engine:
@@ -69,7 +58,7 @@ class Engine:
         self._streamed = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
         self._brief = aiohttp.ClientTimeout(total=2.0, sock_connect=limits.connect_s)
         self.pool = Pool(model, limits.pool_size, limits.pool_wait_s)
-        self.breaker = Breaker(model, errors=limits.breaker_errors, open_s=limits.breaker_open_s)
+        self.breaker = Breaker(model, limits.breaker)
         self._context_length: int | None = None
         self._moved_at: float | None = None
         self._progress_seen: bytes | None = None
@@ -80,13 +69,20 @@ class Engine:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    async def complete(self, body: bytes) -> bytes:
-        """A whole answer to a chat or embeddings body. Raises EngineError, or ApiError where the request is refused."""
-        since = await self._slot()
+    async def complete(
+        self, body: bytes, *, path: str | None = None, wait_s: float | None = None, last_resort: bool = False
+    ) -> bytes:
+        """A whole answer to a body. Raises EngineError, or ApiError where the request is refused.
+
+        `path`: of the endpoint, None for the kind's own. `wait_s`: how long it may wait for its turn, None where the
+        pool's own limit holds. `last_resort`: nothing else can answer, so a breaker that opened by the error rate lets
+        it through.
+        """
+        passed, since = await self._slot(wait_s, last_resort=last_resort)
         try:
             start = time.monotonic()
-            async with self._judged():
-                response = await self._post(body, self._whole)
+            async with self._judged(passed):
+                response = await self._post(body, self._whole, path)
                 async with response:
                     payload = await response.read()
                     self._check(response.status, payload)
@@ -97,17 +93,19 @@ class Engine:
         finally:
             self.pool.release(since)
 
-    async def stream(self, body: bytes) -> "EngineStream":
+    async def stream(
+        self, body: bytes, *, path: str | None = None, wait_s: float | None = None, last_resort: bool = False
+    ) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
-        since = await self._slot()
+        passed, since = await self._slot(wait_s, last_resort=last_resort)
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
-            async with self._judged(whole=False):
-                response = await self._post(body, self._streamed)
+            async with self._judged(passed, whole=False):
+                response = await self._post(body, self._streamed, path)
                 if response.status != 200:
                     self._check(response.status, await response.read())
-                stream = EngineStream(self, response, since)
+                stream = EngineStream(self, response, passed, since)
                 await stream.begin()
             self._ttft.observe(time.monotonic() - start)
             return stream
@@ -117,28 +115,29 @@ class Engine:
             self.pool.release(since)
             raise
 
-    async def _slot(self) -> float:
+    async def _slot(self, wait_s: float | None, *, last_resort: bool) -> tuple[Pass, float]:
         """Past the breaker and into the pool; when the slot was given. Without a slot the breaker is told nothing."""
-        if not self.breaker.allow():
+        passed = self.breaker.allow(last_resort=last_resort)
+        if passed is None:
             metrics.ENGINE_ERRORS.labels(self.model, "breaker_open").inc()
             raise EngineError("breaker_open", f"the breaker of {self.model} is open")
         try:
-            return await self.pool.acquire()
+            return passed, await self.pool.acquire(wait_s)
         except BaseException:
-            self.breaker.abandon()
+            passed.abandon()
             raise
 
     @contextlib.asynccontextmanager
-    async def _judged(self, *, whole: bool = True) -> AsyncIterator[None]:
+    async def _judged(self, passed: Pass, *, whole: bool = True) -> AsyncIterator[None]:
         """Turns what goes wrong into EngineError and tells the breaker how it went; not `whole`: how it began."""
         try:
             yield
         except ApiError:
             self.moved()  # a refusal is an answer
-            self.breaker.success()
+            passed.success()
             raise
         except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.breaker.error()
+            passed.error()
             wrapped = as_engine_error(error)
             metrics.ENGINE_ERRORS.labels(self.model, wrapped.kind).inc()
             log.warning("engine failed", extra={"model": self.model, "kind": wrapped.kind, "reason": str(wrapped)})
@@ -146,17 +145,17 @@ class Engine:
                 raise
             raise wrapped from error
         except BaseException:
-            self.breaker.abandon()
+            passed.abandon()
             raise
         else:
             self.moved()
             if whole:
-                self.breaker.success()
+                passed.success()
             else:
-                self.breaker.began()
+                passed.began()
 
-    async def _post(self, body: bytes, times: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        path = _CHAT if self.kind == "chat" else _EMBEDDINGS
+    async def _post(self, body: bytes, times: aiohttp.ClientTimeout, path: str | None = None) -> aiohttp.ClientResponse:
+        path = path or (_CHAT if self.kind == "chat" else _EMBEDDINGS)
         headers = {"Content-Type": "application/json", "X-Request-Id": context.request_id.get() or ""}
         try:
             return await self._session.post(self._url + path, data=body, headers=headers, timeout=times)
@@ -169,7 +168,7 @@ class Engine:
     def _check(self, status: int, payload: bytes) -> None:
         if status == 200:
             return
-        message, code = _engine_message(payload)
+        message, code = engine_message(payload)
         if status in (400, 404, 413, 415, 422):
             raise ApiError(400, code or "refused_by_engine", message or f"the engine refused the request ({status})")
         if status == 429:
@@ -235,11 +234,15 @@ class Engine:
         Where an answer came in the last moments nothing is asked. Else a token is generated; a busy engine queues
         that, and then its own counters must be seen to grow from one probe to the next.
         """
-        if self._moved_at is None or self._still_s() >= min(1.0, self._limits.stuck_s / 4):
+        # A breaker that waits for a probe gets this one: without requests it would stay open for ever.
+        passed = self.breaker.allow() if self.breaker.state is not State.CLOSED else None
+        if passed is not None or self._moved_at is None or self._still_s() >= min(1.0, self._limits.stuck_s / 4):
             try:
                 await self._generate_one()
                 self.moved()
                 self._problem = ""
+                if passed is not None:
+                    passed.success()
             except TimeoutError:
                 if await self._counters_grew():
                     self.moved()
@@ -248,6 +251,11 @@ class Engine:
                     self._problem = "no token generated in time"
             except (EngineError, ApiError, aiohttp.ClientError, OSError) as error:
                 self._problem = f"{type(error).__name__}: {error}"[:200]
+                if passed is not None:
+                    passed.error()
+            finally:
+                if passed is not None:
+                    passed.abandon()
         else:
             self._problem = ""
         self._moving_gauge.set(self.moving)
@@ -280,99 +288,3 @@ class Engine:
                 lines = _PROGRESS.findall(await response.read())
                 return hashlib.sha256(b"\n".join(lines)).digest() if lines else None
         return None
-
-
-class EngineStream:
-    """A chat answer on its way. Iterating yields blocks of whole events; `payloads` collects their data."""
-
-    def __init__(self, engine: Engine, response: aiohttp.ClientResponse, since: float) -> None:
-        self._engine = engine
-        self._response = response
-        self._since = since
-        self._splitter = sse.Splitter()
-        self._first: list[bytes] = []
-        self._closed = False
-        self.payloads: list[bytes] = []
-        self.whole = False
-
-    async def begin(self) -> None:
-        """Wait for the first event. Raises EngineError where the engine reports an error instead."""
-        while not self._first:
-            chunk = await self._response.content.readany()
-            if not chunk:
-                raise EngineError("empty_stream", "the engine ended the stream before its first event")
-            self._first = [event for event in self._splitter.feed(chunk) if not event.startswith(b":")]
-        self._refuse_error(self._first[0])
-
-    async def blocks(self) -> AsyncIterator[list[bytes]]:
-        """Events as they come, without their empty lines, [DONE] left out. Raises StreamBrokenError."""
-        try:
-            events = self._first
-            while True:
-                block = []
-                for event in events:
-                    data = sse.payload(event)
-                    if data == b"[DONE]":
-                        self.whole = True
-                        self._engine.breaker.success()
-                        break
-                    if data:
-                        self._refuse_error(event)
-                        self.payloads.append(data)
-                        block.append(event)
-                if block:
-                    self._engine.moved()
-                    yield block
-                if self.whole:
-                    return
-                chunk = await self._response.content.readany()
-                if not chunk:
-                    raise StreamBrokenError("broken_stream", "the engine closed the connection in the answer")
-                events = self._splitter.feed(chunk)
-        except (EngineError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._engine.breaker.error()
-            wrapped = as_engine_error(error)
-            metrics.ENGINE_ERRORS.labels(self._engine.model, wrapped.kind).inc()
-            log.warning("stream broke", extra={"model": self._engine.model, "reason": str(wrapped)})
-            raise StreamBrokenError(wrapped.kind, str(wrapped)) from error
-
-    async def close(self) -> None:
-        """Give the slot back. An answer that is not whole is cancelled: closing the connection stops the engine."""
-        if self._closed:
-            return
-        self._closed = True
-        if self.whole:
-            self._response.release()
-        else:
-            self._response.close()
-        self._engine.pool.release(self._since)
-
-    @staticmethod
-    def _refuse_error(event: bytes) -> None:
-        if event.startswith((b"error:", b'data: {"error"', b'data:{"error"')):
-            message, _ = _engine_message(sse.payload(event))
-            raise EngineError("stream_error", message or "the engine reported an error in the stream")
-
-
-def as_engine_error(error: Exception) -> EngineError:
-    """The error a client library raised, as ours."""
-    if isinstance(error, EngineError):
-        return error
-    if isinstance(error, TimeoutError):
-        return EngineError("timeout", f"no answer in time ({type(error).__name__})")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return EngineError("unreachable", str(error))
-    return EngineError("connection", f"{type(error).__name__}: {error}")
-
-
-def _engine_message(payload: bytes) -> tuple[str, str | None]:
-    """Message and code of an engine's error body, in OpenAI's form or vLLM's older flat one."""
-    try:
-        body: Any = json.loads(payload)
-    except ValueError:
-        return payload[:200].decode("utf-8", "replace"), None
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        code = error.get("type") if isinstance(error.get("code"), int) else error.get("code")
-        return str(error.get("message", ""))[:500], code if isinstance(code, str) else None
-    return str(error)[:500], None

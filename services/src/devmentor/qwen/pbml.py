@@ -16,6 +16,7 @@ from urllib.parse import quote
 import aiohttp
 
 from devmentor.common import context
+from devmentor.common.auth import TokenBudget
 from devmentor.qwen import metrics
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Caller:
 
     tenant: str
     authorization: str
+    budget: TokenBudget | None = None
 
 
 @dataclass(slots=True)
@@ -139,15 +141,25 @@ class Pbml:
         return version
 
     async def context(
-        self, caller: Caller, query: str, *, conversation: str | None, watermark: str | None, token_budget: int
+        self,
+        caller: Caller,
+        query: str,
+        *,
+        conversation: str | None,
+        watermark: str | None,
+        token_budget: int,
+        limit_s: float | None = None,
     ) -> Found:
-        """Chunks and turns for a question, at most about `token_budget` tokens by PBML's own count."""
+        """Chunks and turns for a question, at most about `token_budget` tokens by PBML's own count.
+
+        `limit_s`: seconds that this call gets where that is less than usual; PBML is told.
+        """
         request: dict[str, Any] = {"query": query, "token_budget": token_budget}
         if conversation is not None:
             request["conversation_id"] = conversation
         if watermark is not None:
             request["watermark"] = watermark
-        body = await self._call("context", "POST", "/v1/context", caller, request)
+        body = await self._call("context", "POST", "/v1/context", caller, request, limit_s=limit_s)
         try:
             return Found(
                 chunks=[
@@ -176,6 +188,7 @@ class Pbml:
         body: dict[str, Any] | None = None,
         *,
         idempotency: str | None = None,
+        limit_s: float | None = None,
     ) -> dict[str, Any]:
         headers = {"Authorization": caller.authorization, "X-Request-Id": context.request_id.get() or ""}
         if idempotency is not None:
@@ -185,18 +198,21 @@ class Pbml:
             headers["Content-Type"] = "application/json"
             data = json.dumps(body).encode("utf-8", "replace")
         start = time.monotonic()
+        deadline_s = self._deadline_s if limit_s is None else min(limit_s, self._deadline_s)
         replicas = self._in_order(start)
         reasons = []
         for number, replica in enumerate(replicas):
-            left = start + self._deadline_s - time.monotonic()
+            left = start + deadline_s - time.monotonic()
             if left <= 0:
                 break
             # A replica that hangs must leave time for the next one.
             share = left if number == len(replicas) - 1 else left / 2
+            headers["X-DevMentor-Deadline-Ms"] = str(max(1, int(share * 1000)))
             try:
                 answer = await self._ask(method, replica.url + path, headers, data, share)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, PbmlUnavailableError) as error:
-                replica.rests_until = time.monotonic() + _REST_S
+                if limit_s is None or not isinstance(error, TimeoutError):  # a hurried call's time-out says little
+                    replica.rests_until = time.monotonic() + _REST_S
                 reasons.append(f"{replica.url}: {type(error).__name__}: {error}"[:200])
                 continue
             except _NotHereError as error:

@@ -12,12 +12,16 @@ from typing import Any, NoReturn
 
 from devmentor.common import names
 from devmentor.common.errors import ApiError
+from devmentor.qwen.forms import CHAT, LEGACY, Form
+from devmentor.qwen.purge import Scope, model_part
 
 # How an answer is delivered, or who asked; nothing of this changes the answer.
 _NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata", "store", "safety_identifier", "service_tier"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # What PBML would refuse is refused here: it would only degrade the context, in silence.
 _CONVERSATION = re.compile(names.CONVERSATION_ID)
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _WATERMARK = re.compile(names.WATERMARK)
 
 Message = dict[str, Any]
@@ -29,6 +33,8 @@ class CachePolicy:
 
     read: bool = True
     write: bool = True
+    stale_s: int | None = None
+    """Age in seconds up to which an answer may be an old one where the engine fails; 0: never, None: as it is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,10 @@ class ChatRequest:
     watermark: str | None
     wants_context: bool
     cache: CachePolicy
+    deadline_s: float | None = None
+    form: Form = CHAT
+    continues: bool = False
+    """Whether another model may continue a stream of this one that breaks."""
 
     @property
     def question(self) -> str:
@@ -57,6 +67,8 @@ class ChatRequest:
     @property
     def accepts_prose(self) -> bool:
         """Whether an answer in words of our own can stand in for the model's."""
+        if self.form is LEGACY:
+            return not self.body.get("suffix") and not self.body.get("echo")
         kind = (self.body.get("response_format") or {}).get("type", "text")
         return kind == "text" and self.body.get("tool_choice") in (None, "none", "auto")
 
@@ -68,6 +80,7 @@ class EmbeddingRequest:
     body: dict[str, Any]
     model: str
     cache: CachePolicy
+    deadline_s: float | None = None
 
 
 def _refuse(param: str, message: str) -> NoReturn:
@@ -103,18 +116,11 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         _refuse("messages", "a list with at least one message is expected")
     for number, message in enumerate(messages):
         _check_message(number, message)
-    stream = _boolean(body, "stream")
-    options = body.get("stream_options") or {}
-    if not isinstance(options, dict):
-        _refuse("stream_options", "an object is expected")
-    if options and not stream:
-        _refuse("stream_options", "only with stream: true")
+    stream, options = _streaming(body)
     response_format = body.get("response_format")
     if response_format is not None and not isinstance(response_format, dict):
         _refuse("response_format", "an object is expected")
-    bound = body.get("max_completion_tokens", body.get("max_tokens"))
-    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
-        _refuse("max_tokens", "a positive integer is expected")
+    bound = _bound(body, "max_completion_tokens", "max_tokens")
     return ChatRequest(
         body=body,
         model=_model(body),
@@ -126,7 +132,53 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         watermark=_watermark(headers),
         wants_context=headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
+        deadline_s=deadline_s(headers),
+        continues=_continues(body, headers),
     )
+
+
+def parse_completion(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    """Check a POST /v1/completions. Raises ApiError (400) naming the parameter.
+
+    Context goes only into a single prompt of text, and only where a conversation is named.
+    """
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        _refuse("prompt", "a string or a list, not empty, is expected")
+    stream, options = _streaming(body)
+    conversation = _conversation(body, headers)
+    return ChatRequest(
+        body=body,
+        model=_model(body),
+        messages=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else [],
+        stream=stream,
+        include_usage=bool(options.get("include_usage")),
+        answer_tokens=_bound(body, "max_tokens"),
+        conversation=conversation,
+        watermark=_watermark(headers),
+        wants_context=conversation is not None
+        and isinstance(prompt, str)
+        and headers.get("x-devmentor-context", "").lower() != "none",
+        cache=cache_policy(headers),
+        deadline_s=deadline_s(headers),
+        form=LEGACY,
+    )
+
+
+def _streaming(body: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    stream, options = _boolean(body, "stream"), body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        _refuse("stream_options", "an object is expected")
+    if options and not stream:
+        _refuse("stream_options", "only with stream: true")
+    return stream, options
+
+
+def _bound(body: dict[str, Any], *names_: str) -> int | None:
+    bound = next((body[name] for name in names_ if name in body), None)
+    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
+        _refuse("max_tokens", "a positive integer is expected")
+    return bound
 
 
 def parse_embedding(body: dict[str, Any], headers: Mapping[str, str]) -> EmbeddingRequest:
@@ -134,7 +186,7 @@ def parse_embedding(body: dict[str, Any], headers: Mapping[str, str]) -> Embeddi
     given = body.get("input")
     if not isinstance(given, str | list) or not given:
         _refuse("input", "a string or a list, not empty, is expected")
-    return EmbeddingRequest(body=body, model=_model(body), cache=cache_policy(headers))
+    return EmbeddingRequest(body=body, model=_model(body), cache=cache_policy(headers), deadline_s=deadline_s(headers))
 
 
 def _check_message(number: int, message: Any) -> None:
@@ -180,6 +232,17 @@ def _conversation(body: dict[str, Any], headers: Mapping[str, str]) -> str | Non
     return name
 
 
+def _continues(body: dict[str, Any], headers: Mapping[str, str]) -> bool:
+    given = headers.get("x-devmentor-on-break")
+    where = "X-DevMentor-On-Break" if given is not None else "metadata.on_break"
+    wish = given if given is not None else (body.get("metadata") or {}).get("on_break", "error")
+    if wish not in ("error", "continue"):
+        _refuse(where, "error or continue is expected")
+    # Of one choice of plain words another model can take the thread up; half a JSON document would be begun anew.
+    plain = (body.get("response_format") or {}).get("type", "text") == "text"
+    return wish == "continue" and body.get("n") in (None, 1) and plain
+
+
 def _watermark(headers: Mapping[str, str]) -> str | None:
     mark = headers.get("x-devmentor-watermark")
     if mark is not None and not _WATERMARK.fullmatch(mark):
@@ -187,12 +250,46 @@ def _watermark(headers: Mapping[str, str]) -> str | None:
     return mark
 
 
+def deadline_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the client gives the answer, a stream's first event; None where it does not say."""
+    given = headers.get("x-devmentor-deadline-ms")
+    if given is None:
+        return None
+    if not _WHOLE.fullmatch(given) or not int(given):
+        _refuse("X-DevMentor-Deadline-Ms", "a positive whole number of milliseconds is expected")
+    return int(given) / 1000
+
+
 def cache_policy(headers: Mapping[str, str]) -> CachePolicy:
-    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored."""
+    """`no-store`: neither read nor write; `no-cache`: a new answer, which may be stored; `stale-if-error=SECONDS`
+    (RFC 5861): no older one in its place. Raises ApiError (400) for seconds that are none."""
     directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
     if "no-store" in directives:
         return CachePolicy(read=False, write=False)
-    return CachePolicy(read="no-cache" not in directives)
+    stale_s = None
+    for directive in directives:
+        name, _, seconds = directive.partition("=")
+        if name == "stale-if-error":
+            if not _WHOLE.fullmatch(seconds):
+                _refuse("Cache-Control", "stale-if-error=SECONDS is expected, 0 for never")
+            stale_s = int(seconds)
+    return CachePolicy(read="no-cache" not in directives, stale_s=stale_s)
+
+
+def parse_purge(body: dict[str, Any]) -> tuple[Scope, str]:
+    """Check a POST /v1/cache/purge: its scope and its reason. Raises ApiError (400)."""
+    unknown = body.keys() - {"tenant", "model", "all", "reason"}
+    if unknown:
+        _refuse(min(unknown), "not known; tenant, model, all and reason are")
+    for name in ("tenant", "model", "reason"):
+        if name in body and (not isinstance(body[name], str) or not body[name]):
+            _refuse(name, "a string, not empty, is expected")
+    tenant, model = body.get("tenant"), body.get("model")
+    if tenant is not None and not _TENANT.fullmatch(tenant):
+        _refuse("tenant", f"a name like {_TENANT.pattern} is expected")
+    if _boolean(body, "all") == (tenant is not None or model is not None):
+        _refuse("all", "either a tenant, a model or both, or all: true")
+    return Scope(tenant, model), body.get("reason", "")
 
 
 def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str | None) -> str:
@@ -202,4 +299,5 @@ def cache_key(endpoint: str, tenant: str, body: Mapping[str, Any], *scope: str |
     """
     relevant = {name: value for name, value in body.items() if name not in _NOT_IN_KEY}
     canonical = json.dumps([endpoint, tenant, scope, relevant], sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    digest = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    return f"{tenant}:{model_part(str(body.get('model')))}:{digest}"

@@ -143,7 +143,7 @@ async def start(tmp_path: Path, urls: dict[str, str]) -> AsyncIterator[StartTier
             running = asyncio.create_task(server.serve())
             await doubles.until(lambda: server.started or running.done())
             assert server.started, running.exception()
-            session = await stack.enter_async_context(aiohttp.ClientSession())
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
 
             async def stop() -> None:
                 server.should_exit = True

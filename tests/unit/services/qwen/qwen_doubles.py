@@ -1,6 +1,7 @@
 """Peers of QWEN whose behaviour a test chooses: an engine, PBML and a cache node, each a real server on loopback."""
 
 import asyncio
+import fnmatch
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -42,6 +43,7 @@ class Engine:
         self.mode = "ok"
         self.bodies: list[dict[str, Any]] = []
         self.cancelled = 0
+        self.embedded = 0
         self.active = 0
         self.release = asyncio.Event()
         self.context_length = context_length
@@ -50,6 +52,7 @@ class Engine:
         self.app.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/completions", self._completions),
                 web.post("/v1/embeddings", self._embeddings),
                 web.get("/v1/models", self._models),
                 web.post("/tokenize", self._tokenize),
@@ -80,8 +83,13 @@ class Engine:
         if self.mode == "refuse":
             error = {"code": 400, "message": "too long", "type": "exceed_context_size_error"}
             return web.json_response({"error": error}, status=400)
-        if self.mode == "hang":
+        mode = self.mode
+        if mode in ("hang", "late error", "late refusal"):
             await self.release.wait()
+        if mode == "late error":
+            return web.json_response({"error": {"message": "the engine broke", "code": 500}}, status=500)
+        if mode == "late refusal":
+            return web.json_response({"error": {"message": "too long", "code": "too_long"}}, status=400)
         if not body.get("stream"):
             message = {"role": "assistant", "content": SAID}
             return web.json_response(
@@ -116,8 +124,35 @@ class Engine:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        """Legacy completions: as many choices as `n`, each saying its number after the words."""
+        body = await request.json()
+        self.bodies.append(body)
+        if self.mode == "hang":
+            await self.release.wait()
+        if self.mode == "error":
+            return web.json_response({"error": {"message": "the engine is broken", "code": 500}}, status=500)
+        head = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"]}
+        usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        numbers = range(body.get("n", 1))
+        if not body.get("stream"):
+            choices = [{"index": n, "text": f"{SAID}{n}", "logprobs": None, "finish_reason": "stop"} for n in numbers]
+            return web.json_response({**head, "choices": choices, "usage": usage})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for n in numbers:
+            for word in [*WORDS, str(n)]:
+                part = {"index": n, "text": word, "logprobs": None, "finish_reason": "stop" if word == str(n) else None}
+                await response.write(b"data: " + json.dumps({**head, "choices": [part]}).encode() + b"\n\n")
+        last = json.dumps({**head, "choices": [], "usage": usage}, separators=(",", ":"))
+        await response.write(f"data: {last}\n\ndata: [DONE]\n\n".encode())
+        return response
+
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.embedded += body["input"] != "ping"
+        if self.mode == "hang":
+            await self.release.wait()
         if self.mode == "error":
             return web.json_response({"error": {"message": "the engine is broken"}}, status=500)
         data = [{"index": 0, "embedding": [0.5, 0.25], "object": "embedding"}]
@@ -145,6 +180,8 @@ class Pbml:
         self.down = False
         self.degraded = False
         self.status = 200
+        self.delay = 0.0
+        self.deadlines: list[str | None] = []
         self.asked: list[dict[str, Any]] = []
         self.written: list[tuple[dict[str, Any], str | None]] = []
         self.versions_asked = 0
@@ -197,6 +234,8 @@ class Pbml:
     async def _context(self, request: web.Request) -> web.Response:
         self._unless_down(request)
         self.asked.append(await request.json())
+        self.deadlines.append(request.headers.get("X-DevMentor-Deadline-Ms"))
+        await asyncio.sleep(self.delay)
         return web.json_response(
             {
                 "chunks": self.chunks,
@@ -214,11 +253,12 @@ class Pbml:
 
 
 class CacheNode:
-    """GET and SET of the Valkey protocol. `delay` seconds pass before each answer; `keys` is what it holds."""
+    """What QWEN uses of the Valkey protocol. `delay` seconds pass before each answer; `keys` is what it holds."""
 
     def __init__(self) -> None:
         self.keys: dict[bytes, bytes] = {}
         self.expiries: dict[bytes, int] = {}
+        self.hashes: dict[bytes, dict[bytes, bytes]] = {}
         self.delay = 0.0
         self.commands: list[bytes] = []
         self.certificates: list[bytes] = []
@@ -267,4 +307,19 @@ class CacheNode:
         if command == b"SET":
             self.keys[words[1]] = words[2]
             self.expiries[words[1]] = int(words[4])
+        if command == b"HGETALL":
+            return _array([word for pair in self.hashes.get(words[1], {}).items() for word in pair])
+        if command == b"HSET":
+            self.hashes.setdefault(words[1], {}).update(zip(words[2::2], words[3::2], strict=True))
+            return b":1\r\n"
+        if command == b"SCAN":
+            pattern = words[words.index(b"MATCH") + 1].decode()
+            found = [key for key in self.keys if fnmatch.fnmatchcase(key.decode(), pattern)]
+            return b"*2\r\n$1\r\n0\r\n" + _array(found)
+        if command == b"UNLINK":
+            return b":%d\r\n" % sum(self.keys.pop(key, None) is not None for key in words[1:])
         return b"+OK\r\n"
+
+
+def _array(words: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)

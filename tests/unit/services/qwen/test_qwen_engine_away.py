@@ -18,6 +18,16 @@ async def test_an_old_answer_is_the_first_way_out(grounded: Tier, engine: Engine
     assert (streamed.served_by, streamed.streamed_text) == ("cache-stale", SAID)
 
 
+async def test_a_client_says_how_old_an_old_answer_may_be(grounded: Tier, engine: Engine, pbml: Pbml) -> None:
+    await grounded.chat()
+    pbml.version = "d9.c0"
+    engine.mode = "error"
+    assert (await grounded.chat(headers={"Cache-Control": "stale-if-error=0"})).status == 503
+    assert (await grounded.chat(headers={"Cache-Control": "stale-if-error=3600"})).served_by == "cache-stale"
+    wrong = await grounded.chat(headers={"Cache-Control": "stale-if-error=long"})
+    assert (wrong.status, wrong.body["error"]["param"]) == (400, "Cache-Control")
+
+
 async def test_then_the_secondary_model(start: StartTier, engine: Engine, urls: dict[str, str]) -> None:
     second = Engine()
     async with serving(second.app) as url:

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from devmentor.common.errors import ApiError
 from devmentor.pbml.models import ContextRequest
 from devmentor.qwen import completions, rendezvous, sse
-from devmentor.qwen.breaker import Breaker, State
 from devmentor.qwen.cache import L1, AnswerCache, Entry
 from devmentor.qwen.context import assemble, token_budget
 from devmentor.qwen.pbml import Chunk
@@ -125,19 +124,19 @@ def test_l1_stays_within_its_bound_and_drops_what_was_used_longest_ago() -> None
 async def test_freshness_is_version_and_age_and_the_rest_is_stale_for_a_while() -> None:
     clock = Clock()
     cache = AnswerCache(L1(10_000, 3600, clock), None, l2_ttl_s=86400, stale_s=604800, entry_bytes=1000, clock=clock)
-    await cache.store("lab", "k", "v1", b"answer", "ok")
-    assert (await cache.lookup("lab", "k", "v1")).level == "l1"
-    other = await cache.lookup("lab", "k", "v2")
+    assert cache.keep("lab:m:k", "v1", b"answer", "ok", 0) is not None
+    assert (await cache.lookup("lab:m:k", "v1")).level == "l1"
+    other = await cache.lookup("lab:m:k", "v2")
     assert other.hit is None
     assert other.stale is not None
-    assert (await cache.lookup("lab", "k", None)).hit is None
+    assert (await cache.lookup("lab:m:k", None)).hit is None
     clock.now += 3601
-    assert (await cache.lookup("lab", "k", "v1")).hit is None
-    assert (await cache.lookup("lab", "k", "v1")).stale is not None
+    assert (await cache.lookup("lab:m:k", "v1")).hit is None
+    assert (await cache.lookup("lab:m:k", "v1")).stale is not None
     clock.now += 604800
-    assert (await cache.lookup("lab", "k", "v1")).stale is None
-    await cache.store("lab", "large", "v1", b"x" * 1001, "ok")
-    assert (await cache.lookup("lab", "large", "v1")).hit is None
+    assert (await cache.lookup("lab:m:k", "v1")).stale is None
+    assert cache.keep("lab:m:large", "v1", b"x" * 1001, "ok", 0) is None
+    assert (await cache.lookup("lab:m:large", "v1")).hit is None
 
 
 def test_an_entry_survives_the_wire_and_an_unknown_format_is_a_miss() -> None:
@@ -164,55 +163,6 @@ def test_the_key_is_about_the_answer_not_its_delivery() -> None:
     assert cache_key("chat", "lab", body, "plain", "conversation") != key
     assert cache_key("chat", "lab", {**body, "messages": [{"role": "user", "content": "x "}]}, "plain", None) != key
     assert cache_key("chat", "lab2", body, "plain", None) != key
-
-
-# -- breaker ---------------------------------------------------------------------------------------------------------
-
-
-def test_half_open_lets_one_request_probe() -> None:
-    clock = Clock()
-    breaker = Breaker("b", errors=2, open_s=30, clock=clock)
-    breaker.error()
-    breaker.success()
-    breaker.error()
-    assert breaker.state is State.CLOSED, "errors in a row count, not errors"
-    breaker.error()
-    assert (breaker.state, breaker.allow(), breaker.retry_after_s) == (State.OPEN, False, 30)
-    clock.now += 30
-    assert breaker.allow()
-    assert not breaker.allow(), "one at a time"
-    breaker.abandon()
-    assert breaker.allow(), "a client that left says nothing about the engine"
-    breaker.error()
-    assert (breaker.state, breaker.allow()) == (State.OPEN, False)
-    clock.now += 30
-    assert breaker.allow()
-    breaker.success()
-    assert (breaker.state, breaker.allow()) == (State.CLOSED, True)
-
-
-def test_a_stream_is_judged_at_its_end() -> None:
-    clock = Clock()
-    breaker = Breaker("s", errors=2, open_s=30, clock=clock)
-    for _ in range(2):
-        assert breaker.allow()
-        breaker.began()
-        breaker.error()
-    assert breaker.state is State.OPEN
-    clock.now += 30
-    assert breaker.allow()
-    breaker.began()
-    assert breaker.allow(), "a probe that streams holds nobody up"
-    breaker.error()
-    assert breaker.state is State.OPEN, "the errors before the probe still count"
-    breaker.began()
-    assert not breaker.allow(), "a stream from before says nothing"
-    clock.now += 30
-    assert breaker.allow()
-    breaker.began()
-    breaker.success()
-    breaker.error()
-    assert breaker.state is State.CLOSED
 
 
 # -- context ---------------------------------------------------------------------------------------------------------
@@ -320,3 +270,11 @@ def test_names_that_pbml_takes_are_taken() -> None:
 def test_settings_that_do_not_fit_together_are_refused(models: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         QwenSettings(models=models, tenants_file="/x")
+
+
+def test_a_volume_at_which_one_error_is_a_rate_is_refused() -> None:
+    models = {"a": {"url": "http://x"}}
+    with pytest.raises(ValidationError, match="breaker_min_volume: at least 1000"):
+        QwenSettings(models=models, tenants_file="/x", breaker_min_volume=999)
+    QwenSettings(models=models, tenants_file="/x", breaker_min_volume=1000)
+    QwenSettings(models=models, tenants_file="/x", breaker_min_volume=1, breaker_error_rate=0)

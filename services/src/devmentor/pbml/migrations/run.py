@@ -1,11 +1,5 @@
 """How a revision runs SQL."""
 
-from alembic import op
+from devmentor.common.schema import execute
 
-
-def execute(sql: str) -> None:
-    """Run a script of statements as it stands: no parameters, so that `%` and `:` mean themselves."""
-    connection = op.get_bind().connection.driver_connection
-    assert connection is not None
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
+__all__ = ["execute"]

@@ -1,0 +1,1 @@
+"""Schema revisions, applied by alembic: `devmentor-qwen prepare`."""
