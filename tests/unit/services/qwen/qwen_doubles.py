@@ -110,6 +110,21 @@ class Engine:
             text = json.dumps({**chunk, "choices": choices, **more}, separators=(",", ":"))
             await response.write(f"data: {text}\n\n".encode())
 
+        if body.get("tools"):
+            for n in range(body.get("n", 1)):
+                call = {
+                    "index": 0,
+                    "id": f"call_{n}",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": ""},
+                }
+                await send([{"index": n, "delta": {"role": "assistant", "tool_calls": [call]}, "finish_reason": None}])
+                for piece in ('{"city":', '"Bonn"}'):
+                    part = {"index": 0, "function": {"arguments": piece}}
+                    await send([{"index": n, "delta": {"tool_calls": [part]}, "finish_reason": None}])
+                await send([{"index": n, "delta": {}, "finish_reason": "tool_calls"}])
+            await response.write(b"data: [DONE]\n\n")
+            return response
         for number, word in enumerate(WORDS):
             await send([{"index": 0, "delta": {"content": word}, "finish_reason": None}])
             if self.mode == "break" and number == 1:

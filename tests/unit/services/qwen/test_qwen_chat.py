@@ -61,6 +61,23 @@ async def test_a_stream_arrives_and_its_answer_serves_both_ways_later(start: Sta
     assert len(engine.questions) == 1
 
 
+async def test_tool_calls_of_two_choices_go_through_and_into_the_cache(start: StartTier, engine: Engine) -> None:
+    tier = await start()
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    more = {"tools": tools, "tool_choice": "auto", "n": 2}
+    stream = await tier.chat(stream=True, **more)
+    asked = engine.questions[0]
+    assert {name: asked[name] for name in more} == more
+    assert [chunk["choices"][0]["index"] for chunk in stream.chunks] == [0] * 4 + [1] * 4
+    whole = await tier.chat(**more)
+    assert whole.cache == "hit"
+    for number, choice in enumerate(whole.body["choices"]):
+        function = {"name": "weather", "arguments": '{"city":"Bonn"}'}
+        assert choice["message"]["tool_calls"] == [{"id": f"call_{number}", "type": "function", "function": function}]
+        assert choice["finish_reason"] == "tool_calls"
+    assert len(engine.questions) == 1
+
+
 async def test_usage_is_streamed_where_the_client_asks(start: StartTier) -> None:
     tier = await start()
     answer = await tier.chat(stream=True, stream_options={"include_usage": True})
