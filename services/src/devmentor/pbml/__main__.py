@@ -37,6 +37,8 @@ def main() -> None:
     done: dict[str, Any] = {}
     if command in ("migrate", "prepare"):
         done["schema"] = _migrate(settings, arguments.to)
+        if arguments.to == "head":
+            done["indexes"] = _ensure_indexes(settings)
     if command in ("ensure-collection", "prepare"):
         done["collection"] = _ensure_collection(settings)
     changed = any(part["changed"] for part in done.values())
@@ -51,6 +53,16 @@ def _migrate(settings: Settings, target: str) -> dict[str, Any]:
     except schema.MigrationFailed as error:
         _fail(1, f"schema: {error}")
     return {"changed": done.changed, "before": done.before, "after": done.after}
+
+
+def _ensure_indexes(settings: Settings) -> dict[str, Any]:
+    from devmentor.pbml import indexes, schema
+
+    try:
+        done = indexes.ensure(settings.conninfo(session=True, application="pbml-migrate"))
+    except schema.MigrationFailed as error:
+        _fail(1, str(error))
+    return {"changed": bool(done), "done": done}
 
 
 def _ensure_collection(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from devmentor.common.auth import TenantKeys
 from devmentor.common.errors import ApiError, invalid, unavailable
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.pbml import jobs
+from devmentor.pbml import jobs, tokens
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.context import ContextService, context_version
 from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
@@ -30,7 +30,6 @@ from devmentor.pbml.models import ContextRequest, DocumentRequest, TurnRequest, 
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import acceptance, generations, idempotency, ledger, operations
 from devmentor.pbml.store.acceptance import Accepted
-from devmentor.pbml.tokens import ByteTokenCounter
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ class Service:
         self.index = Index(settings)
         self.embedder = make_embedder(settings)
         self.queue = jobs.create(procrastinate.PsycopgConnector())
-        counter = ByteTokenCounter(settings.bytes_per_token)
-        self.context = ContextService(settings, self.database, self.index, self.embedder, counter)
+        self.counter = tokens.counter(settings.tokenizer_file, settings.bytes_per_token)
+        self.context = ContextService(settings, self.database, self.index, self.embedder, self.counter)
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:
@@ -220,11 +219,15 @@ def application(settings: Settings) -> Starlette:
             raise RuntimeError(said)
         return said
 
+    async def counted_by() -> str:
+        return service.counter.name
+
     readiness = Readiness(
         "pbml",
         [
             *dependencies(settings, service.database, service.index, service.embedder, settings.replica),
             Check("workers", worker, required=False),
+            Check("tokens", counted_by, required=False),
         ],
     )
     return create_app(

@@ -63,6 +63,10 @@ class Settings(ServiceSettings):
         default=1.0, ge=1.0, le=8.0, description="1.0 can not be exceeded by any byte-level BPE; see tokens.py"
     )
 
+    tokenizer_file: Path | None = Field(
+        default=None, description="the model's tokenizer.json; without it tokens are bounded by bytes"
+    )
+
     # Worker
     worker_concurrency: int = Field(default=4, ge=1)
     worker_poll_s: float = Field(default=0.2, gt=0)
@@ -72,6 +76,12 @@ class Settings(ServiceSettings):
 
     # Fetch
     fetch_timeout_s: float = Field(default=2.0, gt=0, description="query embedding and index search, each")
+    fetch_words_timeout_ms: int = Field(default=500, ge=1, description="each statement of the full-text search")
+    fetch_words_candidates: int = Field(default=200, ge=1, description="chunks that are read and ranked by their words")
+    fetch_words_common: int = Field(
+        default=20_000, ge=1, description="a word of more chunks than this is not searched for by itself"
+    )
+    fetch_neighbours: int = Field(default=12, ge=0, description="hits whose adjacent chunks are considered")
     fetch_candidates: int = Field(default=48, ge=1, le=1000)
     fetch_min_score: float = Field(default=0.1, ge=-1, le=1)
     fetch_turns: int = Field(default=20, ge=0, le=500)
