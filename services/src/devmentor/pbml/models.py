@@ -58,6 +58,12 @@ class TurnRequest(_Request):
     content: Annotated[Text, StringConstraints(min_length=1)]
 
 
+class PinRequest(_Request):
+    """PUT /v1/pins/{name}"""
+
+    text: Annotated[Text, StringConstraints(min_length=1)]
+
+
 class Filters(_Request):
     """Which documents a fetch may answer from. Turns of the conversation are not filtered."""
 

@@ -54,6 +54,8 @@ class Settings(ServiceSettings):
     # Limits of one request
     max_document_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
     max_turn_bytes: int = Field(default=256 * 1024, ge=1)
+    max_pin_bytes: int = Field(default=8 * 1024, ge=1)
+    max_pins: int = Field(default=32, ge=1, description="of a tenant, and of each of its conversations")
     max_query_chars: int = Field(default=8192, ge=1)
     max_token_budget: int = Field(default=1_000_000, ge=1)
 
@@ -86,6 +88,7 @@ class Settings(ServiceSettings):
     fetch_min_score: float = Field(default=0.1, ge=-1, le=1)
     fetch_turns: int = Field(default=20, ge=0, le=500)
     fetch_turn_share: float = Field(default=0.5, ge=0, le=1, description="most of the budget that recent turns take")
+    fetch_pin_share: float = Field(default=0.25, ge=0, le=1, description="most of the budget that pinned facts take")
     fetch_pending_documents: int = Field(default=8, ge=0)
     fetch_pending_chunks: int = Field(default=24, ge=0)
 

@@ -19,6 +19,8 @@ TABLES = """
         UPDATE versions SET status = NEW.status, failure = NEW.failure WHERE seq = OLD.seq; END;
     CREATE TABLE chunks (tenant, document_id, version, chunk, conversation_id, section, start_char, end_char, body,
         embedding);
+    CREATE TABLE pins (tenant, conversation_id, name, body, updated_at DEFAULT 0,
+        PRIMARY KEY (tenant, conversation_id, name));
     CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));
     CREATE TABLE conversations (tenant, conversation_id, generation, PRIMARY KEY (tenant, conversation_id));
 """

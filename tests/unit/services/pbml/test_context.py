@@ -11,7 +11,7 @@ from devmentor.pbml.db import DatabaseUnavailable
 from devmentor.pbml.embedder import EmbedderUnavailable
 from devmentor.pbml.models import ContextRequest
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import chunks, words
+from devmentor.pbml.store import chunks, pins, words
 from devmentor.pbml.store.acceptance import accept_deletion, accept_document, accept_turn
 from devmentor.pbml.store.chunks import LiveChunk
 from devmentor.pbml.store.ledger import Pending, Turn
@@ -159,3 +159,47 @@ async def test_without_the_embedder_words_answer(live):
     body = await ask(Everything(), Away(), fetch_neighbours=0)
     assert [chunk["chunk"] for chunk in body["chunks"]] == [8, 2]
     assert body["degraded_parts"] == ["embedder"]
+
+
+async def test_pinned_facts_come_first_the_conversation_s_before_the_tenant_s():
+    ledger = Ledger()
+    for conversation, name in ((pins.OF_TENANT, "b"), (pins.OF_TENANT, "a"), ("c", "z"), ("other", "x")):
+        await pins.put(ledger, "t", conversation, name, f"fact {name}", 32)
+    await pins.put(ledger, "u", pins.OF_TENANT, "theirs", "fact", 32)
+    await accept_document(ledger, "t", "doc", None, {}, "text of doc")
+    body = await fetch(ledger, conversation_id="c", watermark="pg:1")
+    assert [chunk["text"] for chunk in body["chunks"]] == ["fact z", "fact a", "fact b", "text of doc"]
+    assert [chunk["source"] for chunk in body["chunks"]] == ["pin", "pin", "pin", "ledger"]
+    assert body["tokens"] == 6 * 3 + 11
+    assert [chunk["text"] for chunk in (await fetch(ledger))["chunks"]] == ["fact a", "fact b"]
+
+
+async def test_pinned_facts_take_their_share_and_no_more():
+    ledger = Ledger()
+    for name, body in (("a", "x" * 20), ("b", "y" * 10), ("c", "z" * 5)):
+        await pins.put(ledger, "t", pins.OF_TENANT, name, body, 32)
+    assert [chunk["text"] for chunk in (await fetch(ledger))["chunks"]] == ["x" * 20, "z" * 5]
+
+
+async def test_a_pin_changes_the_context_version_of_those_who_see_it():
+    ledger = Ledger()
+    seen = [(await fetch(ledger))["context_version"]]
+    assert await pins.put(ledger, "t", pins.OF_TENANT, "a", "fact", 1)
+    seen.append((await fetch(ledger))["context_version"])
+    assert not await pins.put(ledger, "t", pins.OF_TENANT, "a", "another", 1)
+    seen.append((await fetch(ledger))["context_version"])
+    await pins.put(ledger, "t", "c", "a", "the conversation's", 1)
+    assert (await fetch(ledger))["context_version"] == seen[-1]
+    assert await pins.remove(ledger, "t", pins.OF_TENANT, "a")
+    seen.append((await fetch(ledger))["context_version"])
+    assert len(set(seen)) == 4
+    assert not await pins.remove(ledger, "t", pins.OF_TENANT, "a")
+
+
+async def test_there_are_so_many_pins_and_no_more():
+    ledger = Ledger()
+    await pins.put(ledger, "t", pins.OF_TENANT, "a", "fact", 1)
+    with pytest.raises(pins.TooManyPins):
+        await pins.put(ledger, "t", pins.OF_TENANT, "b", "fact", 1)
+    await pins.remove_conversation(ledger, "t", pins.OF_TENANT)
+    assert await pins.put(ledger, "t", pins.OF_TENANT, "b", "fact", 1)

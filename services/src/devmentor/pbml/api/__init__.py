@@ -7,6 +7,7 @@ from devmentor.common.web import create_app
 from devmentor.pbml.api.context import Context
 from devmentor.pbml.api.conversations import Conversations
 from devmentor.pbml.api.documents import Documents
+from devmentor.pbml.api.pins import Pins
 from devmentor.pbml.api.service import Service, make_embedder
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.settings import Settings
@@ -45,6 +46,7 @@ def application(settings: Settings) -> Starlette:
             *Documents(service).routes(),
             *Conversations(service).routes(),
             *Context(service).routes(),
+            *Pins(service).routes(),
         ],
         lifespan=service.running,
         max_body_bytes=settings.max_body_bytes,

@@ -11,15 +11,16 @@ from prometheus_client import Counter, Histogram
 
 from devmentor.common.errors import ApiError
 from devmentor.pbml.context.fuse import Found, Hit, Piece, fuse, ranked
-from devmentor.pbml.context.passages import beside, fit
+from devmentor.pbml.context.passages import beside, fit, take
 from devmentor.pbml.context.retrieve import Sources
 from devmentor.pbml.db import Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import ContextRequest, watermark_seq
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import generations, ledger
+from devmentor.pbml.store import generations, ledger, pins
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
+from devmentor.pbml.store.pins import Pin
 from devmentor.pbml.tokens import TokenCounter
 
 FETCH_SECONDS = Histogram(
@@ -43,6 +44,7 @@ class _State:
 
     documents_generation: int
     conversation_generation: int
+    pins: list[Pin]
     turns: list[Turn]
     pending: list[Pending]
     missing: Missing
@@ -87,6 +89,7 @@ class ContextService:
         conversation = request.conversation_id
         async with self._db.read() as c:
             documents, turns_generation = await generations.current(c, tenant, conversation)
+            pinned = await pins.listed(c, tenant, conversation, tenants_too=True)
             pending: list[Pending] = []
             seq: int | None = None
             if request.watermark is not None:
@@ -109,7 +112,7 @@ class ContextService:
             )
             served = [*(p.seq for p in pending), *(turn.seq for turn in turns)]
             missing = await ledger.missing_versions(c, tenant, seq, conversation, request.filters.document_ids, served)
-        return _State(documents, turns_generation, turns, pending, missing)
+        return _State(documents, turns_generation, pinned, turns, pending, missing)
 
     async def _retrieve(
         self,
@@ -140,25 +143,32 @@ class ContextService:
         self, tenant: str, request: ContextRequest, state: _State, hits: list[Hit], pending: list[Piece]
     ) -> dict[str, Any]:
         budget, counter = request.token_budget, self._counter
-        turns, spent = await self._counted(
-            (turn.content for turn in state.turns),
-            lambda: fit_turns(state.turns, int(budget * self._s.fetch_turn_share), counter),
+        pinned, pins_cost = await self._counted(
+            (pin.body for pin in state.pins),
+            lambda: take(((pin, pin.body) for pin in state.pins), int(budget * self._s.fetch_pin_share), counter),
         )
+        left = budget - pins_cost
+        turns, turns_cost = await self._counted(
+            (turn.content for turn in state.turns),
+            lambda: fit_turns(state.turns, int(left * self._s.fetch_turn_share), counter),
+        )
+        left -= turns_cost
         shown = {turn.document_id for turn in turns}
         hits = [hit for hit in hits if hit.piece.document_id not in shown]
         neighbours = await self._sources.beside(tenant, beside(hits[: self._s.fetch_neighbours]), pending)
         passages = await self._counted(
-            (hit.piece.text for hit in hits), lambda: fit(hits, neighbours, budget - spent, counter)
+            (hit.piece.text for hit in hits), lambda: fit(hits, neighbours, left, counter)
         )
+        SERVED.labels("pin").inc(len(pinned))
         for passage in passages:
             SERVED.labels(passage.hit.source).inc()
         for name, count in asdict(state.missing).items():
             if count:
                 MISSING.labels(name).inc()
         return {
-            "chunks": [passage.body() for passage in passages],
+            "chunks": [*(pin_body(*pin) for pin in pinned), *(passage.body() for passage in passages)],
             "turns": [{"role": turn.role, "content": turn.content} for turn in turns],
-            "tokens": spent + sum(passage.tokens for passage in passages),
+            "tokens": pins_cost + turns_cost + sum(passage.tokens for passage in passages),
             "token_counter": counter.name,
             "context_version": context_version(
                 state.documents_generation, state.conversation_generation, state.pending
@@ -186,6 +196,24 @@ def context_version(documents: int, conversation: int, pending: list[Pending]) -
         names = "\n".join(sorted(f"{p.document_id}\n{p.version}" for p in pending))
         version += f".p{hashlib.sha256(names.encode()).hexdigest()[:16]}"
     return version
+
+
+def pin_body(pin: Pin, tokens: int) -> dict[str, Any]:
+    """A pinned fact among the passages."""
+    return {
+        "text": pin.body,
+        "score": 1.0,
+        "scores": {},
+        "document_id": f"~pin/{pin.conversation_id}/{pin.name}" if pin.conversation_id else f"~pin/{pin.name}",
+        "version": 1,
+        "chunk": 0,
+        "source": "pin",
+        "kind": "pin",
+        "title": pin.name,
+        "section": "",
+        "tokens": tokens,
+        "truncated": False,
+    }
 
 
 def fit_turns(newest_first: list[Turn], budget: int, counter: TokenCounter) -> tuple[list[Turn], int]:
