@@ -12,7 +12,7 @@ TABLES = """
     CREATE TABLE documents (tenant, document_id, latest_version, live_version DEFAULT 0, deleted_version DEFAULT 0,
         PRIMARY KEY (tenant, document_id));
     CREATE TABLE versions (seq INTEGER PRIMARY KEY, tenant, document_id, version, kind, conversation_id, role, title,
-        metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks,
+        metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks, chunker,
         received_at, embedded_at, indexed_at, live_at);
     CREATE VIEW pending_versions AS SELECT * FROM versions WHERE status IN ('received', 'embedded', 'indexed');
     CREATE TRIGGER pending INSTEAD OF UPDATE ON pending_versions BEGIN

@@ -11,7 +11,7 @@ from devmentor.pbml.db import Database, DatabaseUnavailable
 from devmentor.pbml.embedder import Embedder, EmbedderUnavailable, TextRefused, Vector, cosine
 from devmentor.pbml.index import Index, IndexUnavailable
 from devmentor.pbml.models import ContextRequest
-from devmentor.pbml.preprocess import chunk, embedding_input, normalise, words
+from devmentor.pbml.preprocess import embedding_input, prepare, words
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import chunks
 from devmentor.pbml.store import words as full_text
@@ -100,7 +100,7 @@ class Sources:
             lambda: [
                 Piece(p.document_id, p.version, k.number, p.kind, p.title, k.section, k.text, k.start, k.end)
                 for p in pending
-                for k in chunk(normalise(p.content), self._s.chunk_chars)
+                for k in prepare(p.document_id, p.title, p.content, self._s.chunk_chars).chunks
             ]
         )
 

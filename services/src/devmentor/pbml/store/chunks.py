@@ -54,12 +54,15 @@ def unpack(data: bytes) -> list[float]:
     return values.tolist()
 
 
-async def save_chunks(c: Connection, v: Version, chunks: Sequence[StoredChunk]) -> bool:
-    """received -> embedded. False where another run of the job was here first: nothing is written then."""
+async def save_chunks(c: Connection, v: Version, chunks: Sequence[StoredChunk], chunker: str) -> bool:
+    """received -> embedded. False where another run of the job was here first: nothing is written then.
+
+    `chunker` says what cut the text. An index is rebuilt from these rows, never by cutting again.
+    """
     cursor = await c.execute(
-        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = %s, failure = NULL"
+        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = %s, chunker = %s, failure = NULL"
         " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'received'",
-        (len(chunks), v.tenant, v.document_id, v.version),
+        (len(chunks), chunker, v.tenant, v.document_id, v.version),
     )
     if cursor.rowcount != 1:
         return False

@@ -1,4 +1,4 @@
-"""How a version was chunked, where a chunk stands, pinned facts, summaries of older turns."""
+"""How a version was chunked, where a chunk stands, pinned facts."""
 
 from devmentor.pbml.migrations.run import execute
 
@@ -28,45 +28,13 @@ def upgrade() -> None:
             updated_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (tenant, conversation_id, name)
         );
-
-        -- Level 0 covers turns, each level above covers summaries of the one below. Turns stay as they are.
-        CREATE TABLE summaries (
-            tenant text NOT NULL,
-            conversation_id text NOT NULL,
-            level smallint NOT NULL,
-            first_seq bigint NOT NULL,
-            last_seq bigint NOT NULL,
-            turns integer NOT NULL,
-            body text,                                    -- NULL: a turn was deleted since, to be made again
-            model text NOT NULL,
-            folded boolean NOT NULL DEFAULT false,        -- a summary of the level above covers it
-            created_at timestamptz NOT NULL DEFAULT now(),
-            PRIMARY KEY (tenant, conversation_id, level, first_seq)
-        );
-        CREATE INDEX summaries_served ON summaries (tenant, conversation_id, last_seq) WHERE NOT folded;
-
-        -- Conversations that may have turns to fold; a lease is a due_at in the future.
-        CREATE TABLE summary_queue (
-            tenant text NOT NULL,
-            conversation_id text NOT NULL,
-            due_at timestamptz NOT NULL DEFAULT now(),
-            failures integer NOT NULL DEFAULT 0,
-            PRIMARY KEY (tenant, conversation_id)
-        );
-        CREATE INDEX summary_queue_due ON summary_queue (due_at);
-
-        -- How far the ledger was read for such conversations.
-        CREATE TABLE summary_cursor (
-            id boolean PRIMARY KEY DEFAULT true CHECK (id),
-            seq bigint NOT NULL
-        );
     """)
 
 
 def downgrade() -> None:
     execute("SET LOCAL lock_timeout = '3s'")
     execute("""
-        DROP TABLE summary_cursor, summary_queue, summaries, pins;
+        DROP TABLE pins;
         DROP VIEW live_chunks;
         CREATE VIEW live_chunks AS
             SELECT k.tenant, k.document_id, k.version, k.chunk, k.conversation_id, k.section, k.body, v.title, v.kind
