@@ -69,6 +69,21 @@ def test_a_neighbour_needs_its_hit():
     assert spans(fit(hits, [piece("beside the long one", 6, "b")], 100, BYTES)) == [(0, 0)]
 
 
+def test_a_neighbour_with_a_text_that_is_there_is_not_given_again():
+    hits = [hit("same", 0.9, 0, "a"), hit("other", 0.8, 5, "b")]
+    assert spans(fit(hits, [piece("same", 6, "b")], 100, BYTES)) == [(0, 0), (5, 5)]
+
+
+def test_what_is_worth_least_goes_where_joined_texts_cost_more():
+    class Square(Nasty):
+        def count(self, text):
+            return len(text) ** 2
+
+    hits = [hit("aa", 0.9, 0), hit("bb", 0.8, 1), hit("cc", 0.7, 2)]
+    passages = fit(hits, [], 17, Square())
+    assert [(p.text, p.tokens) for p in passages] == [("aabb", 16)]
+
+
 def test_beside():
     assert beside([hit("x", 0.9, 0), hit("y", 0.8, 2)]) == [("d", 1, 1), ("d", 1, 3)]
 

@@ -136,8 +136,15 @@ def test_what_cut_a_text_is_told():
 def test_plain_text_is_cut_at_ends_of_lines():
     text = "\n".join(f"2026-11-25 line {n} of the log. More of it" for n in range(40))
     pieces = prepare("a.log", None, text, 200).chunks
+    assert len(pieces) > 8
     assert all(piece.text.endswith("it\n") for piece in pieces[:-1])
     assert all(150 < len(piece.text) <= 200 for piece in pieces[:-1])
+
+
+def test_blanks_before_the_first_word_are_the_first_chunk_s():
+    pieces = prepare("a.log", None, " " * 200 + "x" * 150, 100).chunks
+    assert "".join(piece.text for piece in pieces) == " " * 200 + "x" * 150
+    assert len(pieces) == 2
 
 
 def test_words_and_embedding_input():
