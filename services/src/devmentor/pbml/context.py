@@ -16,7 +16,7 @@ from devmentor.pbml.index import Index, IndexUnavailable
 from devmentor.pbml.models import ContextRequest, watermark_seq
 from devmentor.pbml.preprocess import chunk, embedding_input, normalise, words
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import chunks, generations, ledger
+from devmentor.pbml.store import chunks, generations, ledger, maintenance
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.tokens import TokenCounter
 
@@ -60,6 +60,7 @@ class _State:
     turns: list[Turn]
     pending: list[Pending]
     missing: Missing
+    index_incomplete: bool
 
 
 class ContextService:
@@ -89,7 +90,9 @@ class ContextService:
             embedding.cancel()
         if vector is None:
             degraded.append("embedder")
-        candidates = await self._live(tenant, request, vector, degraded)
+        if state.index_incomplete:
+            degraded.append("index")
+        candidates = await self._live(tenant, request, None if state.index_incomplete else vector, degraded)
         candidates = self._without_replaced(candidates, state.pending)
         candidates += await self._from_ledger(request.query, vector, state.pending, degraded)
         _observe("retrieve", start)
@@ -139,7 +142,8 @@ class ContextService:
             )
             served = [*(p.seq for p in pending), *(turn.seq for turn in turns)]
             missing = await ledger.missing_versions(c, tenant, seq, conversation, request.filters.document_ids, served)
-        return _State(documents, turns_generation, turns, pending, missing)
+            incomplete = await maintenance.index_incomplete(c)
+        return _State(documents, turns_generation, turns, pending, missing, incomplete)
 
     async def _live(
         self, tenant: str, request: ContextRequest, vector: Vector | None, degraded: list[str]
