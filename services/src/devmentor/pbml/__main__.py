@@ -46,6 +46,11 @@ def main() -> None:
             done["collection"] = _run(lambda commands: commands.ensure_collection(settings))
         _print({"changed": any(part["changed"] for part in done.values()), **done})
         return
+    if command == "openapi":
+        from devmentor.pbml import api
+
+        sys.stdout.write(json.dumps(api.openapi(), indent=1) + "\n")
+        return
     _print(_run(lambda commands: _stored(commands, settings, arguments)))
 
 
@@ -59,6 +64,10 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             if arguments.recreate not in (None, settings.collection):
                 _fail(2, f"--recreate {arguments.recreate}: the collection is {settings.collection}")
             command = commands.rebuild(settings, restart=arguments.restart, recreate=arguments.recreate is not None)
+        case "retry":
+            if arguments.document is not None and arguments.tenant is None:
+                _fail(2, "--document needs --tenant: names of documents are a tenant's own")
+            command = commands.retry(settings, arguments.tenant, arguments.document)
         case _:
             raise AssertionError(arguments.command)
     return command
@@ -109,10 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("worker", help="run the pipeline for queued versions")
     migrate = commands.add_parser("migrate", help="bring the database's schema to a revision")
     migrate.add_argument("--to", default="head", help="a revision, or base for none (default: %(default)s)")
+    commands.add_parser("openapi", help="the API's OpenAPI document")
     rebuild = commands.add_parser("rebuild", help="write the index again from PostgreSQL; goes on where one stopped")
     rebuild.add_argument("--status", action="store_true", help="say how far it is, and do nothing")
     rebuild.add_argument("--restart", action="store_true", help="from the beginning, also where one is half done")
     rebuild.add_argument("--recreate", metavar="COLLECTION", help="drop this collection first and make it as declared")
+    retry = commands.add_parser("retry", help="queue versions again that were given up: all, a tenant's or one")
+    retry.add_argument("--tenant")
+    retry.add_argument("--document")
     commands.add_parser("ensure-collection", help="create the Qdrant collection if missing, compare it otherwise")
     commands.add_parser("prepare", help="migrate to head and ensure-collection").set_defaults(to="head")
     return parser

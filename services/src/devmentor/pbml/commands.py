@@ -7,15 +7,19 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import procrastinate
 import psycopg
 
-from devmentor.pbml.db import Database
+from devmentor.pbml import jobs
+from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.index import Index
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import points
+from devmentor.pbml.store import points, versions
+from devmentor.pbml.store.acceptance import Accepted
 
 _SAY_EVERY_S = 2.0
 _GIVE_UP_S = 120.0
@@ -98,6 +102,33 @@ async def rebuild_status(settings: Settings) -> dict[str, Any]:
     found = {"reason": progress.reason, "finished": progress.finished, "holder": holder, "done": progress.done}
     left = None if progress.finished else max(0, progress.total - progress.done)
     return {"changed": False, "rebuild": {**found, "total": progress.total, "left": left, "rate": round(progress.rate)}}
+
+
+async def retry(settings: Settings, tenant: str | None, document_id: str | None) -> dict[str, Any]:
+    """Queue newest versions again that were given up: one, a tenant's or all."""
+    queue = jobs.create(procrastinate.PsycopgConnector())
+    retried = 0
+    async with stores(settings) as (database, _index), queue.open_async(database.pool):
+
+        async def one(c: Connection, tenant: str, name: str) -> bool:
+            revived = await versions.revive(c, tenant, name)
+            if revived is not None:
+                await jobs.defer(queue, c, tenant, Accepted(name, *revived))
+            return revived is not None
+
+        if document_id is not None and tenant is not None:
+            if not (await database.write(lambda c: one(c, tenant, document_id))).value:
+                raise CommandFailed(f"{document_id} of {tenant}: the newest version has not failed, or there is none")
+            return {"changed": True, "retried": 1}
+        while True:
+            async with database.read(timeout_s=30) as c:
+                names = await versions.failed(c, tenant, 100)
+            done = 0
+            for owner, name in names:
+                done += (await database.write(partial(one, tenant=owner, name=name))).value
+            retried += done
+            if not done:
+                return {"changed": retried > 0, "retried": retried}
 
 
 def _rebuild(settings: Settings, database: Database, index: Index) -> Rebuild:

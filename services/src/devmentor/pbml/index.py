@@ -160,7 +160,7 @@ class Index:
         await self._call("remove", lambda client: client.delete(self._name, selector, wait=True))
 
     async def remove_documents(self, tenant: str, document_ids: Sequence[str]) -> None:
-        """Remove all points of a tenant's documents."""
+        """Remove all points of a tenant's documents, of whatever version."""
         match = models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids)))
         selector = models.FilterSelector(filter=models.Filter(must=[_is("tenant", tenant), match]))
         await self._call("remove", lambda client: client.delete(self._name, selector, wait=True))

@@ -1,18 +1,19 @@
 """What workers do besides jobs, one of them at a time and a bounded step each time."""
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 
 from prometheus_client import Counter, Gauge
 
-from devmentor.pbml.db import Database
+from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.index import CollectionDrift, Index
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild, read_progress
 from devmentor.pbml.reconcile import Reconciler
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import maintenance, points
+from devmentor.pbml.store import maintenance, points, removal
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ REMAINING = Gauge("pbml_rebuild_remaining_points", "Points that a rebuild has st
 for _result in ("ok", "failed"):
     TURNS.labels(_result)
 
+SWEPT = Counter("pbml_swept_deletions", "Deletions whose remains were removed without a job of their own")
+
+_SWEEP = 500
 _REBUILD_STEP_S = 60.0
 _COUNT_EVERY_S = 60.0
 _LOST_SHARE = 0.5
@@ -62,6 +66,7 @@ class Maintenance:
             await self._rebuild.advance(_REBUILD_STEP_S)
         elif self._s.reconcile_points and not incomplete:
             await self._reconciler.step()
+        await self._sweep()
 
     async def _look_at_index(self) -> None:
         """Notice a lost collection, also where somebody has made it anew, and have it filled from the ledger."""
@@ -84,6 +89,27 @@ class Maintenance:
             log.error("most points are gone", extra={"points": found, "live_chunks": expected})
             await self._rebuild.want(f"{found} points of {expected} were left", incomplete=True)
         self._count_at = time.monotonic() + _COUNT_EVERY_S
+
+    async def _sweep(self) -> None:
+        """Remove what is left of deletions that no job runs for: those of whole conversations."""
+        async with self._db.read(timeout_s=30) as c:
+            found = await removal.unfinished(c, _SWEEP)
+        for tenant, group in itertools.groupby(found, key=lambda deletion: deletion[0]):
+            deletions = list(group)
+            # A turn's id is never used again, so that all of its points are the deleted ones.
+            turns = [document for _tenant, document, _version in deletions if document.startswith("~")]
+            if turns:
+                await self._index.remove_documents(tenant, turns)
+            for _tenant, document, version in deletions:
+                if not document.startswith("~"):
+                    await self._index.remove(tenant, document, version)
+            ids = [document for _tenant, document, _version in deletions]
+
+            async def work(c: Connection, tenant: str = tenant, ids: list[str] = ids) -> None:
+                await removal.drop_deleted(c, tenant, ids)
+
+            await self._db.write(work, timeout_s=60)
+            SWEPT.inc(len(deletions))
 
     async def _measure(self) -> tuple[Progress | None, bool]:
         async with self._db.read() as c:

@@ -13,7 +13,7 @@ TABLES = """
         PRIMARY KEY (tenant, document_id));
     CREATE TABLE versions (seq INTEGER PRIMARY KEY, tenant, document_id, version, kind, conversation_id, role, title,
         metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks,
-        received_at, embedded_at, indexed_at, live_at);
+        received_at DEFAULT '2026-01-01T00:00:00+00:00', embedded_at, indexed_at, live_at);
     CREATE VIEW pending_versions AS SELECT * FROM versions WHERE status IN ('received', 'embedded', 'indexed');
     CREATE TRIGGER pending INSTEAD OF UPDATE ON pending_versions BEGIN
         UPDATE versions SET status = NEW.status, failure = NEW.failure WHERE seq = OLD.seq; END;
@@ -84,7 +84,7 @@ class Ledger:
         yield self
 
     async def write(self, work, timeout_s=None):
-        return SimpleNamespace(value=await work(self))
+        return SimpleNamespace(value=await work(self), durability="primary")
 
     async def execute(self, statement, values=()):
         for postgresql, sqlite in DIALECT:
