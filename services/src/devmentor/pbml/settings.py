@@ -33,6 +33,9 @@ class Settings(ServiceSettings):
     qdrant_urls: CommaList = ["http://127.0.0.1:6333"]
     qdrant_api_key: SecretStr | None = None
     qdrant_timeout_s: float = Field(default=5.0, gt=0)
+    collection_timeout_s: float = Field(
+        default=75.0, gt=60, description="one call that creates or drops the collection; peers have 60 s to agree"
+    )
     collection: str = "pbml"
     collection_shards: int = Field(default=6, ge=1)
     collection_replication_factor: int = Field(default=3, ge=1)
@@ -75,6 +78,13 @@ class Settings(ServiceSettings):
     job_timeout_s: float = Field(default=1800, gt=0)
     job_max_attempts: int = Field(default=5, ge=1, description="for errors of the document itself, not of a dependency")
     idempotency_hours: int = Field(default=24, ge=1)
+
+    # Maintenance, one worker at a time
+    maintenance_every_s: float = Field(default=5.0, gt=0)
+    reconcile_points: int = Field(
+        default=1000, ge=0, le=10_000, description="compared in each direction each time; 0 for none"
+    )
+    rebuild_page: int = Field(default=2048, ge=1, le=20_000, description="chunks between two marks of the progress")
 
     # Fetch
     fetch_timeout_s: float = Field(default=2.0, gt=0, description="query embedding and index search, each")

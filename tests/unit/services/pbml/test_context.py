@@ -4,6 +4,7 @@ import pytest
 from pbml_doubles import Ledger
 from prometheus_client import REGISTRY
 
+from devmentor.pbml.api import answers
 from devmentor.pbml.context import ContextService, context_version
 from devmentor.pbml.context.fuse import Found, Piece
 from devmentor.pbml.context.service import fit_turns, without_replaced
@@ -11,7 +12,7 @@ from devmentor.pbml.db import DatabaseUnavailable
 from devmentor.pbml.embedder import EmbedderUnavailable
 from devmentor.pbml.models import ContextRequest
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import chunks, pins, words
+from devmentor.pbml.store import chunks, pins, removal, words
 from devmentor.pbml.store.acceptance import accept_deletion, accept_document, accept_turn
 from devmentor.pbml.store.chunks import LiveChunk
 from devmentor.pbml.store.ledger import Pending, Turn
@@ -203,3 +204,26 @@ async def test_there_are_so_many_pins_and_no_more():
         await pins.put(ledger, "t", pins.OF_TENANT, "b", "fact", 1)
     await pins.remove_conversation(ledger, "t", pins.OF_TENANT)
     assert await pins.put(ledger, "t", pins.OF_TENANT, "b", "fact", 1)
+
+
+async def test_pins_go_with_their_conversation():
+    ledger = Ledger()
+    await pins.put(ledger, "t", "c", "a", "fact of c", 32)
+    await pins.put(ledger, "t", "d", "a", "fact of d", 32)
+    await removal.delete_turns(ledger, "t", "c")
+    assert (await fetch(ledger, conversation_id="c"))["chunks"] == []
+    assert [chunk["text"] for chunk in (await fetch(ledger, conversation_id="d"))["chunks"]] == ["fact of d"]
+
+
+async def test_an_index_that_is_being_filled_is_asked_and_said(live):
+    ledger = Ledger()
+    ledger.db.execute("UPDATE maintenance SET incomplete = 1 WHERE task = 'rebuild'")
+    service = ContextService(Settings(tenants_file=None, fetch_neighbours=0), ledger, Everything(), Nothing(), BYTES)
+    body = await service.fetch("t", ContextRequest(query="text", token_budget=500))
+    assert [chunk["chunk"] for chunk in body["chunks"]] == [8, 4, 2]
+    assert body["degraded_parts"] == ["index"]
+
+
+async def test_an_answer_is_what_the_openapi_document_says(live):
+    body = await ask(Everything())
+    assert answers.Found.model_validate(body).model_dump(exclude_unset=True) == body

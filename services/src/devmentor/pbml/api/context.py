@@ -1,20 +1,16 @@
 """/v1/context: what bears on a question."""
 
-import re
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
 
-from devmentor.common import names
 from devmentor.common.errors import ApiError
-from devmentor.pbml.api.requests import mapped, parse, too_large
+from devmentor.pbml.api import answers
+from devmentor.pbml.api.openapi import Endpoint
+from devmentor.pbml.api.requests import mapped, parse, parse_query, too_large
 from devmentor.pbml.api.service import Service
 from devmentor.pbml.context import context_version
-from devmentor.pbml.models import ContextRequest
+from devmentor.pbml.models import ContextRequest, VersionQuery
 from devmentor.pbml.store import generations
-
-_CONVERSATION_ID = re.compile(names.CONVERSATION_ID)
 
 
 class Context:
@@ -23,11 +19,28 @@ class Context:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
-        """The routes of this theme."""
+    def endpoints(self) -> list[Endpoint]:
+        """The table of this theme."""
         return [
-            Route("/v1/context", self.post_context, methods=["POST"]),
-            Route("/v1/context/version", self.get_context_version, methods=["GET"]),
+            Endpoint(
+                "POST",
+                "/v1/context",
+                self.post_context,
+                "What bears on a query, within a token budget",
+                200,
+                answers.Found,
+                body=ContextRequest,
+                errors=(409,),
+            ),
+            Endpoint(
+                "GET",
+                "/v1/context/version",
+                self.get_context_version,
+                "The context_version that a fetch would have now",
+                200,
+                answers.ContextVersion,
+                query=VersionQuery,
+            ),
         ]
 
     async def post_context(self, request: Request) -> JSONResponse:
@@ -45,10 +58,7 @@ class Context:
     async def get_context_version(self, request: Request) -> JSONResponse:
         """The context_version that a fetch without a watermark would have now, without the fetch."""
         tenant = self._service.keys.authenticate(request).name
-        conversation = request.query_params.get("conversation_id")
-        if conversation is not None and not _CONVERSATION_ID.fullmatch(conversation):
-            message = f"conversation_id: a name like {names.CONVERSATION_ID} is expected"
-            raise ApiError(400, "invalid_value", message, param="conversation_id")
+        conversation = parse_query(request, VersionQuery).conversation_id
         async with mapped(), self._service.database.read() as c:
             versions = await generations.current(c, tenant, conversation)
         return JSONResponse({"context_version": context_version(*versions, [])})

@@ -1,14 +1,16 @@
-"""/v1/documents: accept, say how far, forget."""
+"""/v1/documents: accept, list, say how far, try again, forget."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
 
-from devmentor.pbml.api.requests import bounded, document_name, mapped, no_document, parse
+from devmentor.common.errors import ApiError
+from devmentor.pbml.api import answers
+from devmentor.pbml.api.openapi import Endpoint
+from devmentor.pbml.api.requests import bounded, document_name, mapped, no_document, parse, parse_query, place, times
 from devmentor.pbml.api.service import Service
 from devmentor.pbml.db import Connection
-from devmentor.pbml.models import DocumentRequest, watermark
-from devmentor.pbml.store import acceptance, ledger
+from devmentor.pbml.models import DocumentRequest, DocumentsQuery, cursor_of, watermark
+from devmentor.pbml.store import acceptance, ledger, listing, versions
 from devmentor.pbml.store.acceptance import Accepted
 
 
@@ -18,12 +20,52 @@ class Documents:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
-        """The routes of this theme."""
+    def endpoints(self) -> list[Endpoint]:
+        """The table of this theme."""
+        one = "/v1/documents/{document_id:path}"
         return [
-            Route("/v1/documents", self.post_document, methods=["POST"]),
-            Route("/v1/documents/{document_id:path}", self.get_document, methods=["GET"]),
-            Route("/v1/documents/{document_id:path}", self.delete_document, methods=["DELETE"]),
+            Endpoint(
+                "POST",
+                "/v1/documents",
+                self.post_document,
+                "Accept a document's next version",
+                202,
+                answers.AcceptedDocument,
+                body=DocumentRequest,
+                idempotent=True,
+            ),
+            Endpoint(
+                "GET",
+                "/v1/documents",
+                self.list_documents,
+                "List documents, in the order of their ids",
+                200,
+                answers.Documents,
+                query=DocumentsQuery,
+            ),
+            Endpoint(
+                "POST",
+                f"{one}/retry",
+                self.retry_document,
+                "Run the newest version again that was given up",
+                202,
+                answers.AcceptedDocument,
+                errors=(404, 409),
+                idempotent=True,
+            ),
+            Endpoint(
+                "GET", one, self.get_document, "How far it is", 200, answers.DocumentStatus, errors=(404,)
+            ),
+            Endpoint(
+                "DELETE",
+                one,
+                self.delete_document,
+                "Delete a document or a turn: out of every answer from now on",
+                202,
+                answers.AcceptedDocument,
+                errors=(404,),
+                idempotent=True,
+            ),
         ]
 
     async def post_document(self, request: Request) -> JSONResponse:
@@ -58,11 +100,33 @@ class Documents:
             row = await ledger.document_status(c, tenant, document_id)
         if row is None:
             raise no_document()
-        times = {name: row.pop(name) for name in ("received_at", "embedded_at", "indexed_at", "live_at")}
+        return JSONResponse({"watermark": watermark(row.pop("seq")), **times(row)})
+
+    async def list_documents(self, request: Request) -> JSONResponse:
+        """A page of documents that were not deleted, with their newest version."""
+        tenant = self._service.keys.authenticate(request).name
+        query = parse_query(request, DocumentsQuery)
+        after = place(query.cursor, str, "")
+        async with mapped(), self._service.database.read() as c:
+            rows, following = await listing.documents(
+                c, tenant, after, query.limit, prefix=query.prefix, status=query.status
+            )
         return JSONResponse(
-            {
-                **row,
-                "watermark": watermark(row.pop("seq")),
-                **{name: time.isoformat() if time is not None else None for name, time in times.items()},
-            }
+            {"documents": [times(row) for row in rows], "next_cursor": cursor_of(following) if following else None}
         )
+
+    async def retry_document(self, request: Request) -> JSONResponse:
+        """202: the newest version, which was given up, is queued again with all its tries."""
+        tenant = self._service.keys.authenticate(request).name
+        document_id = document_name(request)
+
+        async def accept(c: Connection) -> Accepted:
+            revived = await versions.revive(c, tenant, document_id)
+            if revived is None:
+                status = await ledger.document_status(c, tenant, document_id)
+                if status is None:
+                    raise no_document()
+                raise ApiError(409, "not_failed", f"the newest version is {status['status']}, not failed")
+            return Accepted(document_id, *revived)
+
+        return await self._service.accept(request, tenant, "retry", {"id": document_id}, 0, accept)

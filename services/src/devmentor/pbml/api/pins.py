@@ -5,18 +5,18 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from devmentor.common import names
 from devmentor.common.errors import ApiError
-from devmentor.pbml.api.requests import bounded, mapped, parse
+from devmentor.pbml.api import answers
+from devmentor.pbml.api.openapi import Endpoint
+from devmentor.pbml.api.requests import bounded, mapped, parse, parse_query
 from devmentor.pbml.api.service import Service
-from devmentor.pbml.models import PinRequest
+from devmentor.pbml.models import PinRequest, PinsQuery
 from devmentor.pbml.store import pins
 from devmentor.pbml.store.pins import Pin
 
 _NAME = re.compile(names.PIN)
-_CONVERSATION_ID = re.compile(names.CONVERSATION_ID)
 
 
 class Pins:
@@ -28,13 +28,33 @@ class Pins:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
-        """The routes of this theme."""
+    def endpoints(self) -> list[Endpoint]:
+        """The table of this theme."""
+        one = "/v1/pins/{name}"
         return [
-            Route("/v1/pins", self.list_pins, methods=["GET"]),
-            Route("/v1/pins/{name}", self.put_pin, methods=["PUT"]),
-            Route("/v1/pins/{name}", self.get_pin, methods=["GET"]),
-            Route("/v1/pins/{name}", self.delete_pin, methods=["DELETE"]),
+            Endpoint("GET", "/v1/pins", self.list_pins, "List pinned facts", 200, answers.Pins, query=PinsQuery),
+            Endpoint(
+                "PUT",
+                one,
+                self.put_pin,
+                "Pin a fact: in every answer from now on",
+                200,
+                answers.PinWritten,
+                body=PinRequest,
+                query=PinsQuery,
+                errors=(409, 413),
+            ),
+            Endpoint("GET", one, self.get_pin, "A pinned fact", 200, answers.Pin, query=PinsQuery, errors=(404,)),
+            Endpoint(
+                "DELETE",
+                one,
+                self.delete_pin,
+                "Unpin a fact: in no answer from now on",
+                200,
+                answers.PinChanged,
+                query=PinsQuery,
+                errors=(404,),
+            ),
         ]
 
     async def list_pins(self, request: Request) -> JSONResponse:
@@ -46,7 +66,7 @@ class Pins:
         return JSONResponse({"pins": [_body(pin) for pin in found]})
 
     async def put_pin(self, request: Request) -> JSONResponse:
-        """200: the pin's text is this from now on; 201 where it is new."""
+        """200: the pin's text is this from now on."""
         tenant = self._service.keys.authenticate(request).name
         name, conversation = _name(request), _conversation(request)
         body = await parse(request, PinRequest)
@@ -59,7 +79,7 @@ class Pins:
                 )
         except pins.TooManyPins:
             raise ApiError(409, "too_many_pins", f"there are {most} pins already; remove one first") from None
-        return JSONResponse({"name": name, "durability": done.durability}, status_code=201 if done.value else 200)
+        return JSONResponse({"name": name, "created": done.value, "durability": done.durability})
 
     async def get_pin(self, request: Request) -> JSONResponse:
         """The pin's text."""
@@ -99,13 +119,7 @@ def _name(request: Request) -> str:
 
 
 def _conversation(request: Request) -> str:
-    name = request.query_params.get("conversation_id")
-    if name is None:
-        return pins.OF_TENANT
-    if not _CONVERSATION_ID.fullmatch(name):
-        message = f"conversation_id: a name like {names.CONVERSATION_ID} is expected"
-        raise ApiError(400, "invalid_value", message, param="conversation_id")
-    return name
+    return parse_query(request, PinsQuery).conversation_id or pins.OF_TENANT
 
 
 def _no_pin() -> ApiError:

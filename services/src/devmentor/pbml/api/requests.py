@@ -1,20 +1,26 @@
 """What all endpoints do with a request: read it, bound it, and say in HTTP what the database could not do."""
 
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from devmentor.common import names
 from devmentor.common.errors import ApiError, invalid, unavailable
 from devmentor.pbml.db import DatabaseUnavailable, OutcomeUnknown
-from devmentor.pbml.models import storable
+from devmentor.pbml.models import place_of, storable
 
 log = logging.getLogger(__name__)
 
+_CONVERSATION_ID = re.compile(names.CONVERSATION_ID)
+
 R = TypeVar("R", bound=BaseModel)
+P = TypeVar("P", str, int)
 
 
 async def parse(request: Request, model: type[R]) -> R:
@@ -26,6 +32,43 @@ async def parse(request: Request, model: type[R]) -> R:
         if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
             raise ApiError(400, "invalid_json", "the body is not JSON") from None
         raise invalid(error) from None
+
+
+def parse_query(request: Request, model: type[R]) -> R:
+    """The address's parameters as `model`; ApiError 400 where they are none, or one is given twice."""
+    given = request.query_params.multi_items()
+    keys = [name for name, _value in given]
+    twice = next((name for name in keys if keys.count(name) > 1), None)
+    if twice is not None:
+        raise ApiError(400, "invalid_value", f"{twice}: given more than once", param=twice)
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+def place(cursor: str | None, kind: Callable[[str], P], first: P) -> P:
+    """Where a listing goes on; ApiError 400 where the cursor is not one of its own."""
+    if cursor is None:
+        return first
+    try:
+        return kind(place_of(cursor))
+    except ValueError:
+        raise ApiError(400, "invalid_cursor", "cursor: not a next_cursor of this listing", param="cursor") from None
+
+
+def conversation_name(request: Request) -> str:
+    """The path's conversation; ApiError 400 where it can be none."""
+    name: str = request.path_params["conversation_id"]
+    if not _CONVERSATION_ID.fullmatch(name):
+        message = f"conversation_id: a name like {names.CONVERSATION_ID} is expected"
+        raise ApiError(400, "invalid_value", message, param="conversation_id")
+    return name
+
+
+def times(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its times as text (ISO 8601, with the zone)."""
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 @asynccontextmanager

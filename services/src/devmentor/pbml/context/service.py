@@ -18,7 +18,7 @@ from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import ContextRequest, watermark_seq
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import generations, ledger, pins
+from devmentor.pbml.store import generations, ledger, maintenance, pins
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.store.pins import Pin
 from devmentor.pbml.tokens import TokenCounter
@@ -48,6 +48,7 @@ class _State:
     turns: list[Turn]
     pending: list[Pending]
     missing: Missing
+    index_incomplete: bool
 
 
 class ContextService:
@@ -71,6 +72,8 @@ class ContextService:
             # later context_version, so a cache never keeps something old under a new name.
             state = await self._read_state(tenant, request)
             _observe("state", start)
+            if state.index_incomplete:
+                degraded.append("index")  # asked all the same: what it has is better than words alone
             hits, pieces = await self._retrieve(tenant, request, state.pending, embedding, degraded)
         finally:
             embedding.cancel()
@@ -112,7 +115,8 @@ class ContextService:
             )
             served = [*(p.seq for p in pending), *(turn.seq for turn in turns)]
             missing = await ledger.missing_versions(c, tenant, seq, conversation, request.filters.document_ids, served)
-        return _State(documents, turns_generation, pinned, turns, pending, missing)
+            incomplete = await maintenance.index_incomplete(c)
+        return _State(documents, turns_generation, pinned, turns, pending, missing, incomplete)
 
     async def _retrieve(
         self,
