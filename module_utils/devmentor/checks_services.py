@@ -51,7 +51,7 @@ def check_pbml(plan: Plan, record: Recorder) -> None:
             raise Failed(f"the document is not among {len(context['chunks'])} chunks")
         if context.get("degraded"):
             raise Failed("found, but in a degraded answer")
-        return f"found, score {float(found[0]['score']):.2f}"
+        return f"found by {' and '.join(sorted(found[0]['scores']))}"
 
     def delete() -> str:
         url = f"{base}/v1/documents/{document}"

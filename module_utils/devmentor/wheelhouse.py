@@ -126,7 +126,7 @@ def build(services: Path, directory: Path, notice: Notice = lambda text: None) -
         release = describe(tree, directory)  # of what is built, whoever edits the tree meanwhile
         deps, own = release.archives
         if not deps.is_file():
-            notice(f"downloading the wheels of {services.name}/requirements.lock (about 90 MB)")
+            notice(f"downloading the wheels of {services.name}/requirements.lock (about 105 MB)")
             with _staging(directory) as staging:
                 _download(tree, staging)
                 _pack(staging, deps)

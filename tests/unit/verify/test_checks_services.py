@@ -13,7 +13,7 @@ from module_utils.devmentor.checks_services import check_pbml
 
 def document_table(**changes: Any) -> dict[tuple[str, str], tuple[int, Any]]:
     path = "/v1/documents/verify-abc123-h1"
-    chunk = {"text": "...", "score": 0.9, "document_id": "verify-abc123-h1"}
+    chunk = {"text": "...", "scores": {"index": 0.9}, "document_id": "verify-abc123-h1"}
     return {
         ("GET", "/ready"): (200, {}),
         ("POST", "/v1/documents"): (202, {"version": 1, "durability": "quorum"}),

@@ -1,9 +1,10 @@
-"""devmentor-pbml: serve, worker, migrate, ensure-collection, prepare."""
+"""devmentor-pbml: serve, worker, and the operator's commands."""
 
 import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +14,9 @@ from devmentor.pbml.settings import Settings
 
 # The clients of Qdrant and the migration tool take seconds of processor time to load: each command
 # imports what it needs and no more.
+
+
+Command = Coroutine[Any, Any, dict[str, Any]]
 
 
 def main() -> None:
@@ -34,13 +38,41 @@ def main() -> None:
         app, running = worker.application(settings)
         server.run(app, settings.model_copy(update={"port": settings.worker_port}), alive=running.alive)
         return
-    done: dict[str, Any] = {}
-    if command in ("migrate", "prepare"):
-        done["schema"] = _migrate(settings, arguments.to)
-    if command in ("ensure-collection", "prepare"):
-        done["collection"] = _ensure_collection(settings)
-    changed = any(part["changed"] for part in done.values())
-    sys.stdout.write(json.dumps({"changed": changed, **done}) + "\n")
+    if command in ("migrate", "prepare", "ensure-collection"):
+        done: dict[str, Any] = {}
+        if command != "ensure-collection":
+            done["schema"] = _migrate(settings, arguments.to)
+            if arguments.to == "head":
+                done["indexes"] = _ensure_indexes(settings)
+        if command != "migrate":
+            done["collection"] = _run(lambda commands: commands.ensure_collection(settings))
+        _print({"changed": any(part["changed"] for part in done.values()), **done})
+        return
+    if command == "openapi":
+        from devmentor.pbml import api
+
+        sys.stdout.write(json.dumps(api.openapi(), indent=1) + "\n")
+        return
+    _print(_run(lambda commands: _stored(commands, settings, arguments)))
+
+
+def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) -> Command:
+    """The command on what is stored that was asked for."""
+    command: Command
+    match arguments.command:
+        case "rebuild" if arguments.status:
+            command = commands.rebuild_status(settings)
+        case "rebuild":
+            if arguments.recreate not in (None, settings.collection):
+                _fail(2, f"--recreate {arguments.recreate}: the collection is {settings.collection}")
+            command = commands.rebuild(settings, restart=arguments.restart, recreate=arguments.recreate is not None)
+        case "retry":
+            if arguments.document is not None and arguments.tenant is None:
+                _fail(2, "--document needs --tenant: names of documents are a tenant's own")
+            command = commands.retry(settings, arguments.tenant, arguments.document)
+        case _:
+            raise AssertionError(arguments.command)
+    return command
 
 
 def _migrate(settings: Settings, target: str) -> dict[str, Any]:
@@ -53,23 +85,36 @@ def _migrate(settings: Settings, target: str) -> dict[str, Any]:
     return {"changed": done.changed, "before": done.before, "after": done.after}
 
 
-def _ensure_collection(settings: Settings) -> dict[str, Any]:
-    from devmentor.pbml.index import CollectionDrift, Index, IndexUnavailable
-
-    async def ensure() -> list[str]:
-        index = Index(settings)
-        try:
-            return await index.ensure()
-        finally:
-            await index.close()
+def _ensure_indexes(settings: Settings) -> dict[str, Any]:
+    from devmentor.pbml import indexes, schema
 
     try:
-        done = asyncio.run(ensure())
+        done = indexes.ensure(settings.conninfo(session=True, application="pbml-migrate"))
+    except schema.MigrationFailed as error:
+        _fail(1, str(error))
+    return {"changed": bool(done), "done": done}
+
+
+def _run(make: Callable[[Any], Command]) -> dict[str, Any]:
+    """The result of a coroutine of devmentor.pbml.commands; what is away or wrong ends the process."""
+    from devmentor.pbml import commands
+    from devmentor.pbml.db import DatabaseUnavailable, OutcomeUnknown
+    from devmentor.pbml.index import CollectionDrift, IndexUnavailable
+
+    try:
+        return asyncio.run(make(commands))
     except CollectionDrift as drift:
-        _fail(3, str(drift))
+        _fail(3, f"{drift}; 'rebuild --recreate NAME' makes it anew from PostgreSQL")
     except IndexUnavailable as error:
         _fail(1, f"Qdrant: {error}")
-    return {"changed": bool(done), "done": done}
+    except (DatabaseUnavailable, OutcomeUnknown) as error:
+        _fail(1, f"PostgreSQL: {error}")
+    except commands.CommandFailed as error:
+        _fail(1, str(error))
+
+
+def _print(result: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 def _fail(status: int, message: str) -> NoReturn:
@@ -85,6 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("worker", help="run the pipeline for queued versions")
     migrate = commands.add_parser("migrate", help="bring the database's schema to a revision")
     migrate.add_argument("--to", default="head", help="a revision, or base for none (default: %(default)s)")
+    commands.add_parser("openapi", help="the API's OpenAPI document")
+    rebuild = commands.add_parser("rebuild", help="write the index again from PostgreSQL; goes on where one stopped")
+    rebuild.add_argument("--status", action="store_true", help="say how far it is, and do nothing")
+    rebuild.add_argument("--restart", action="store_true", help="from the beginning, also where one is half done")
+    rebuild.add_argument("--recreate", metavar="COLLECTION", help="drop this collection first and make it as declared")
+    retry = commands.add_parser("retry", help="queue versions again that were given up: all, a tenant's or one")
+    retry.add_argument("--tenant")
+    retry.add_argument("--document")
     commands.add_parser("ensure-collection", help="create the Qdrant collection if missing, compare it otherwise")
     commands.add_parser("prepare", help="migrate to head and ensure-collection").set_defaults(to="head")
     return parser

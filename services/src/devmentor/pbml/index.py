@@ -1,10 +1,12 @@
 """The Qdrant collection: declared, filled, searched. One point a chunk, tenants apart by a payload filter."""
 
+import asyncio
 import logging
 import random
 import uuid
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +30,8 @@ Hit = tuple[str, int, int, float]
 
 _NAMESPACE = uuid.UUID("6f1f6f5e-7c0b-5c53-9a86-5d2f3a1c7b11")
 _UPSERT_BATCH = 256
+_CREATE_S = 60
+"""How long peers may take to agree on a collection, by their own clock."""
 _REFUSED = (400, 422)
 """The request itself is wrong. Anything else, a key that was rotated or a missing collection say, may pass."""
 
@@ -41,6 +45,16 @@ class CollectionDrift(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A point as the index has it: its id and the chunk that it says it is of."""
+
+    id: str
+    tenant: str
+    document_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """What is kept of a chunk in Qdrant: its vector and where its text is in PostgreSQL."""
 
@@ -50,6 +64,11 @@ class Point:
     chunk: int
     conversation_id: str | None
     vector: Vector
+
+    @property
+    def id(self) -> str:
+        """Its id in Qdrant."""
+        return point_id(self.tenant, self.document_id, self.version, self.chunk)
 
 
 def point_id(tenant: str, document_id: str, version: int, chunk: int) -> str:
@@ -66,11 +85,11 @@ class Index:
         self._name = settings.collection
         if not settings.qdrant_urls:
             raise ValueError("at least one Qdrant URL is needed (PBML_QDRANT_URLS)")
-        self._clients = [self._client(url) for url in settings.qdrant_urls]
+        self._clients = [self._client(url, settings.qdrant_timeout_s) for url in settings.qdrant_urls]
         # Replicas start at different peers, so that they share the work of answering.
         self._current = random.randrange(len(self._clients))  # noqa: S311 - not a secret
 
-    def _client(self, url: str) -> AsyncQdrantClient:
+    def _client(self, url: str, timeout_s: float) -> AsyncQdrantClient:
         key = self._settings.qdrant_api_key
         verify = client_context(self._settings.tls_ca) if self._settings.tls_ca is not None else True
         with warnings.catch_warnings():
@@ -79,7 +98,7 @@ class Index:
             return AsyncQdrantClient(
                 url=url,
                 api_key=key.get_secret_value() if key is not None else None,
-                timeout=max(1, round(self._settings.qdrant_timeout_s)),
+                timeout=max(1, round(timeout_s)),
                 check_compatibility=False,
                 verify=verify,
                 limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=60),
@@ -113,7 +132,7 @@ class Index:
         for first in range(0, len(points), _UPSERT_BATCH):
             batch = [
                 models.PointStruct(
-                    id=point_id(p.tenant, p.document_id, p.version, p.chunk),
+                    id=p.id,
                     vector=p.vector,
                     payload={
                         "tenant": p.tenant,
@@ -139,6 +158,40 @@ class Index:
             )
         )
         await self._call("remove", lambda client: client.delete(self._name, selector, wait=True))
+
+    async def remove_documents(self, tenant: str, document_ids: Sequence[str]) -> None:
+        """Remove all points of a tenant's documents, of whatever version."""
+        match = models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids)))
+        selector = models.FilterSelector(filter=models.Filter(must=[_is("tenant", tenant), match]))
+        await self._call("remove", lambda client: client.delete(self._name, selector, wait=True))
+
+    async def remove_points(self, ids: Sequence[str]) -> None:
+        """Remove points by their ids."""
+        selector = models.PointIdsList(points=list(ids))
+        await self._call("remove", lambda client: client.delete(self._name, selector, wait=True))
+
+    async def present(self, ids: Sequence[str]) -> set[str]:
+        """Which of these points there are."""
+        found = await self._call(
+            "present", lambda client: client.retrieve(self._name, list(ids), with_payload=False, with_vectors=False)
+        )
+        return {str(point.id) for point in found}
+
+    async def scroll(self, after: str | None, limit: int) -> tuple[list[Stored], str | None]:
+        """Points in the order of their ids from `after` on, and where to go on; None at the end."""
+        points, following = await self._call(
+            "scroll",
+            lambda client: client.scroll(
+                self._name,
+                offset=after,
+                limit=limit,
+                with_payload=["tenant", "document_id", "version"],
+                with_vectors=False,
+            ),
+        )
+        return [
+            Stored(str(p.id), p.payload["tenant"], p.payload["document_id"], p.payload["version"]) for p in points
+        ], (str(following) if following is not None else None)
 
     async def search(
         self,
@@ -177,9 +230,9 @@ class Index:
         )
         return [(p.payload["document_id"], p.payload["version"], p.payload["chunk"], p.score) for p in answer.points]
 
-    async def count(self, tenant: str, document_id: str | None = None) -> int:
-        """Points of a tenant or of one of its documents, exactly."""
-        must = [_is("tenant", tenant)] + ([_is("document_id", document_id)] if document_id is not None else [])
+    async def count(self, tenant: str | None = None, document_id: str | None = None) -> int:
+        """Points of all, of a tenant or of one of its documents, exactly."""
+        must = [_is(key, value) for key, value in (("tenant", tenant), ("document_id", document_id)) if value]
         answer = await self._call(
             "count", lambda client: client.count(self._name, models.Filter(must=must), exact=True)
         )
@@ -192,13 +245,59 @@ class Index:
 
     # -- declaration ------------------------------------------------------------------------
 
+    async def lost(self) -> bool:
+        """Whether every peer says that there is no such collection. One that does not answer may know better."""
+        answers = await asyncio.gather(
+            *(client.collection_exists(self._name) for client in self._clients), return_exceptions=True
+        )
+        return all(answer is False for answer in answers)
+
+    async def drop(self) -> None:
+        """Remove the collection with all points."""
+        async with self._patiently() as patient:
+            await patient._call("drop", lambda client: client.delete_collection(self._name, timeout=_CREATE_S))
+
     async def ensure(self) -> list[str]:
-        """Create what is missing and compare the rest. Returns what was done; raises CollectionDrift."""
+        """Create what is missing and compare the rest. Returns what was done; raises CollectionDrift.
+
+        Under a deadline of its own: peers agree on a new collection in up to a minute, a search has seconds.
+        """
+        async with self._patiently() as patient:
+            return await patient._ensure()
+
+    @asynccontextmanager
+    async def _patiently(self) -> AsyncIterator["Index"]:
+        """This index with `collection_timeout_s` for each call, and twice that for all of them."""
+        limit = self._settings.collection_timeout_s
+        patient = Index(self._settings.model_copy(update={"qdrant_timeout_s": limit}))
+        try:
+            async with asyncio.timeout(2 * limit):
+                yield patient
+        except TimeoutError:
+            raise IndexUnavailable(f"collection {self._name}: not done within {2 * limit:.0f} s") from None
+        finally:
+            await patient.close()
+
+    async def _ensure(self) -> list[str]:
         done: list[str] = []
-        s = self._settings
         if not await self._call("exists", lambda client: client.collection_exists(self._name)):
-            peers = await self._peers()
-            factor = min(s.collection_replication_factor, peers)
+            done.append(await self._create())
+        info = await self._call("info", lambda client: client.get_collection(self._name))
+        differences = self._differences(info.config.params, info.config.hnsw_config, await self._peers())
+        if differences:
+            raise CollectionDrift(f"collection {self._name}: " + "; ".join(differences))
+        for field, schema in _PAYLOAD_INDEXES.items():
+            if field not in info.payload_schema:
+                create = partial(_create_payload_index, collection=self._name, field=field, schema=schema)
+                await self._call("payload index", create)
+                done.append(f"payload index on {field}")
+        return done
+
+    async def _create(self) -> str:
+        s = self._settings
+        peers = await self._peers()
+        factor = min(s.collection_replication_factor, peers)
+        try:
             await self._call(
                 "create",
                 lambda client: client.create_collection(
@@ -210,20 +309,14 @@ class Index:
                     replication_factor=factor,
                     write_consistency_factor=min(s.collection_write_consistency, factor),
                     hnsw_config=models.HnswConfigDiff(m=s.hnsw_m, ef_construct=s.hnsw_ef_construct),
-                    timeout=60,
+                    timeout=_CREATE_S,
                 ),
             )
-            done.append(f"collection {self._name} with {s.collection_shards} shards, {factor} replicas each")
-        info = await self._call("info", lambda client: client.get_collection(self._name))
-        differences = self._differences(info.config.params, info.config.hnsw_config, await self._peers())
-        if differences:
-            raise CollectionDrift(f"collection {self._name}: " + "; ".join(differences))
-        for field, schema in _PAYLOAD_INDEXES.items():
-            if field not in info.payload_schema:
-                create = partial(_create_payload_index, collection=self._name, field=field, schema=schema)
-                await self._call("payload index", create)
-                done.append(f"payload index on {field}")
-        return done
+        except (IndexUnavailable, UnexpectedResponse):
+            # The first peer may have made it and only its answer been lost; the next one then refuses to.
+            if not await self._call("exists", lambda client: client.collection_exists(self._name)):
+                raise
+        return f"collection {self._name} with {s.collection_shards} shards, {factor} replicas each"
 
     def _differences(self, params: Any, hnsw: Any, peers: int) -> list[str]:
         s = self._settings

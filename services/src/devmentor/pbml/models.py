@@ -1,5 +1,6 @@
 """Requests of the API. Everything has a limit; unknown fields are refused."""
 
+import base64
 import math
 from typing import Annotated, Literal
 
@@ -58,6 +59,12 @@ class TurnRequest(_Request):
     content: Annotated[Text, StringConstraints(min_length=1)]
 
 
+class PinRequest(_Request):
+    """PUT /v1/pins/{name}"""
+
+    text: Annotated[Text, StringConstraints(min_length=1)]
+
+
 class Filters(_Request):
     """Which documents a fetch may answer from. Turns of the conversation are not filtered."""
 
@@ -72,6 +79,63 @@ class ContextRequest(_Request):
     token_budget: int = Field(ge=0)
     watermark: Watermark | None = None
     filters: Filters = Field(default_factory=Filters)
+
+
+Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/@+-]{0,255}$")]
+Cursor = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,400}$")]
+Limit = Annotated[int, Field(ge=1, le=1000, description="most items of a page")]
+Status = Literal["received", "embedded", "indexed", "live", "superseded", "failed"]
+
+
+class _Query(BaseModel):
+    """Parameters of an address are text: numbers are read from it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Page(_Query):
+    limit: Limit = 100
+    cursor: Cursor | None = Field(default=None, description="next_cursor of the page before")
+
+
+class DocumentsQuery(_Page):
+    """GET /v1/documents"""
+
+    prefix: Prefix = Field(default="", description="only ids that begin so")
+    status: Status | None = Field(default=None, description="only documents whose newest version is in this state")
+
+
+class ConversationsQuery(_Page):
+    """GET /v1/conversations"""
+
+    prefix: Prefix = Field(default="", description="only ids that begin so")
+
+
+class TurnsQuery(_Page):
+    """GET /v1/conversations/{conversation_id}/turns"""
+
+
+class PinsQuery(_Query):
+    """/v1/pins"""
+
+    conversation_id: ConversationId | None = Field(default=None, description="whose; without, the tenant")
+
+
+class VersionQuery(_Query):
+    """GET /v1/context/version"""
+
+    conversation_id: ConversationId | None = Field(default=None, description="count this conversation's turns too")
+
+
+def cursor_of(place: str | int) -> str:
+    """Where a listing goes on, as clients see it: not to be read by them."""
+    return base64.urlsafe_b64encode(str(place).encode()).decode().rstrip("=")
+
+
+def place_of(cursor: str) -> str:
+    """The inverse; ValueError where it is no cursor of ours."""
+    place = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    return storable(place)
 
 
 def watermark(seq: int) -> str:

@@ -12,7 +12,7 @@ from prometheus_client import Counter, Histogram
 from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.embedder import Vector
 from devmentor.pbml.index import Index, Point
-from devmentor.pbml.preprocess import Chunk, chunk, embedding_input, normalise
+from devmentor.pbml.preprocess import embedding_input, prepare
 from devmentor.pbml.store import versions
 from devmentor.pbml.store.chunks import StoredChunk, load_vectors, save_chunks
 from devmentor.pbml.store.versions import Version
@@ -74,7 +74,8 @@ class Pipeline:
         """received -> embedded. None where another run of the same job was faster."""
         start = time.monotonic()
         text = v.content or ""
-        chunks: list[Chunk] = await asyncio.to_thread(lambda: chunk(normalise(text), self._chunk_chars))
+        prepared = await asyncio.to_thread(prepare, v.document_id, v.title, text, self._chunk_chars)
+        chunks = prepared.chunks
         _observe("preprocess", start)
         start = time.monotonic()
         stored: list[StoredChunk] = []
@@ -86,7 +87,7 @@ class Pipeline:
                 for k, vector in zip(page, vectors, strict=True)
             )
         _observe("embed", start)
-        saved = await self._db.write(lambda c: save_chunks(c, v, stored), timeout_s=60)
+        saved = await self._db.write(lambda c: save_chunks(c, v, stored, prepared.chunker), timeout_s=60)
         return [(k.chunk, k.vector) for k in stored] if saved.value else None
 
     async def _fill_index(self, v: Version, vectors: list[tuple[int, Vector]] | None) -> None:

@@ -33,6 +33,9 @@ class Settings(ServiceSettings):
     qdrant_urls: CommaList = ["http://127.0.0.1:6333"]
     qdrant_api_key: SecretStr | None = None
     qdrant_timeout_s: float = Field(default=5.0, gt=0)
+    collection_timeout_s: float = Field(
+        default=75.0, gt=60, description="one call that creates or drops the collection; peers have 60 s to agree"
+    )
     collection: str = "pbml"
     collection_shards: int = Field(default=6, ge=1)
     collection_replication_factor: int = Field(default=3, ge=1)
@@ -54,6 +57,8 @@ class Settings(ServiceSettings):
     # Limits of one request
     max_document_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
     max_turn_bytes: int = Field(default=256 * 1024, ge=1)
+    max_pin_bytes: int = Field(default=8 * 1024, ge=1)
+    max_pins: int = Field(default=32, ge=1, description="of a tenant, and of each of its conversations")
     max_query_chars: int = Field(default=8192, ge=1)
     max_token_budget: int = Field(default=1_000_000, ge=1)
 
@@ -63,6 +68,10 @@ class Settings(ServiceSettings):
         default=1.0, ge=1.0, le=8.0, description="1.0 can not be exceeded by any byte-level BPE; see tokens.py"
     )
 
+    tokenizer_file: Path | None = Field(
+        default=None, description="the model's tokenizer.json; without it tokens are bounded by bytes"
+    )
+
     # Worker
     worker_concurrency: int = Field(default=4, ge=1)
     worker_poll_s: float = Field(default=0.2, gt=0)
@@ -70,12 +79,26 @@ class Settings(ServiceSettings):
     job_max_attempts: int = Field(default=5, ge=1, description="for errors of the document itself, not of a dependency")
     idempotency_hours: int = Field(default=24, ge=1)
 
+    # Maintenance, one worker at a time
+    maintenance_every_s: float = Field(default=5.0, gt=0)
+    reconcile_points: int = Field(
+        default=1000, ge=0, le=10_000, description="compared in each direction each time; 0 for none"
+    )
+    rebuild_page: int = Field(default=2048, ge=1, le=20_000, description="chunks between two marks of the progress")
+
     # Fetch
     fetch_timeout_s: float = Field(default=2.0, gt=0, description="query embedding and index search, each")
+    fetch_words_timeout_ms: int = Field(default=500, ge=1, description="each statement of the full-text search")
+    fetch_words_candidates: int = Field(default=200, ge=1, description="chunks that are read and ranked by their words")
+    fetch_words_common: int = Field(
+        default=20_000, ge=1, description="a word of more chunks than this is not searched for by itself"
+    )
+    fetch_neighbours: int = Field(default=12, ge=0, description="hits whose adjacent chunks are considered")
     fetch_candidates: int = Field(default=48, ge=1, le=1000)
     fetch_min_score: float = Field(default=0.1, ge=-1, le=1)
     fetch_turns: int = Field(default=20, ge=0, le=500)
     fetch_turn_share: float = Field(default=0.5, ge=0, le=1, description="most of the budget that recent turns take")
+    fetch_pin_share: float = Field(default=0.25, ge=0, le=1, description="most of the budget that pinned facts take")
     fetch_pending_documents: int = Field(default=8, ge=0)
     fetch_pending_chunks: int = Field(default=24, ge=0)
 

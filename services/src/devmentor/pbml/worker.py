@@ -21,6 +21,7 @@ from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.db import Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.index import Index
+from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import idempotency, operations, versions
@@ -43,7 +44,7 @@ _FORGET_EVERY_S = 3600.0
 
 
 class Worker:
-    """The job loop, the watch over it and what both need."""
+    """The job loop, the watch over it, maintenance, and what they need."""
 
     def __init__(self, settings: Settings) -> None:
         self._s = settings
@@ -61,6 +62,7 @@ class Worker:
         )
         self._app = jobs.create(procrastinate.PsycopgConnector())
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
+        self._maintenance = Maintenance(settings, self.database, self.index)
         self._running = False
         self._worker_id: int | None = None
         self._under_way: set[int] = set()
@@ -86,6 +88,7 @@ class Worker:
             tasks = [
                 asyncio.create_task(self._loop(), name="job-loop"),
                 asyncio.create_task(self._watch(), name="watch"),
+                asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
             try:
                 yield

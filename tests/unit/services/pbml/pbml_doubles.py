@@ -12,19 +12,43 @@ TABLES = """
     CREATE TABLE documents (tenant, document_id, latest_version, live_version DEFAULT 0, deleted_version DEFAULT 0,
         PRIMARY KEY (tenant, document_id));
     CREATE TABLE versions (seq INTEGER PRIMARY KEY, tenant, document_id, version, kind, conversation_id, role, title,
-        metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks,
-        received_at, embedded_at, indexed_at, live_at);
+        metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks, chunker,
+        received_at DEFAULT '2026-01-01T00:00:00+00:00', embedded_at, indexed_at, live_at);
     CREATE VIEW pending_versions AS SELECT * FROM versions WHERE status IN ('received', 'embedded', 'indexed');
     CREATE TRIGGER pending INSTEAD OF UPDATE ON pending_versions BEGIN
         UPDATE versions SET status = NEW.status, failure = NEW.failure WHERE seq = OLD.seq; END;
     CREATE TABLE chunks (tenant, document_id, version, chunk, conversation_id, section, start_char, end_char, body,
         embedding);
+    CREATE TABLE pins (tenant, conversation_id, name, body, updated_at DEFAULT 0,
+        PRIMARY KEY (tenant, conversation_id, name));
     CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));
+    CREATE VIEW indexable_versions AS SELECT v.tenant, v.document_id, v.version, v.status = 'live' AS live
+        FROM versions v JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id
+        WHERE v.status IN ('embedded', 'indexed', 'live') AND v.kind <> 'deletion'
+        AND v.version >= d.live_version AND v.version > d.deleted_version;
+    CREATE TABLE maintenance (task PRIMARY KEY, state DEFAULT '{}', incomplete DEFAULT 0, holder, held_until);
+    INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile'), ('sweep'), ('retention');
+    CREATE TABLE tenant_usage (tenant, documents, bytes);
     CREATE TABLE conversations (tenant, conversation_id, generation, PRIMARY KEY (tenant, conversation_id));
 """
 
+
+
+def _unnested(found: re.Match) -> str:
+    """Arrays side by side, as a table."""
+    names = found[3].split(", ")
+    columns = ", ".join(f"j{i}.value AS {name}" for i, name in enumerate(names))
+    joins = " ".join(f"JOIN json_each(?) j{i} ON j{i}.key = j0.key" for i in range(1, len(names)))
+    return f"FROM (SELECT {columns} FROM json_each(?) j0 {joins}) AS {found[2]}"
+
+
 # PostgreSQL's way to say a thing, and SQLite's.
 DIALECT = [
+    (r"FROM unnest\((.*?)\) AS (\w+)\((.*?)\)", _unnested),
+    (r"make_interval\(\w+ => (%s)\)", r"\1"),
+    (r"extract\(epoch FROM ([\w.]+ - now\(\))\)", r"(\1)"),
+    (r' COLLATE "C"', ""),
+    (r" FOR UPDATE( OF \w+)?( SKIP LOCKED)?", ""),
     (r"%\((\w+)\)s", r":\1"),
     (r"%s", "?"),
     (r"::\w+(\[\])?", ""),
@@ -38,7 +62,8 @@ class Ledger:
     def __init__(self) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
         self.db.row_factory = sqlite3.Row
-        self.db.create_function("now", 0, lambda: 0)
+        self.clock = 0.0
+        self.db.create_function("now", 0, lambda: self.clock)
         self.db.create_function("greatest", 2, max)
         self.db.create_function("octet_length", 1, lambda text: len(text.encode()))
         self.db.executescript(TABLES)
@@ -61,9 +86,13 @@ class Ledger:
         yield self
 
     async def write(self, work, timeout_s=None):
-        return SimpleNamespace(value=await work(self))
+        return SimpleNamespace(value=await work(self), durability="primary")
 
     async def execute(self, statement, values=()):
+        if "set_config" in statement:  # the search by words is PostgreSQL's alone; here no text has any
+            statement, values = "SELECT NULL AS words", ()
+        if "pg_stats" in statement:
+            statement, values = "SELECT 0 AS chunks, NULL AS words WHERE false", ()
         for postgresql, sqlite in DIALECT:
             statement = re.sub(postgresql, sqlite, statement)
         if isinstance(values, dict):
@@ -71,7 +100,7 @@ class Ledger:
         else:
             bound = [_storable(value) for value in values]
         cursor = self.db.execute(statement, bound)
-        rows = [dict(row) for row in cursor]
+        rows = [{name: _loaded(name, row[name]) for name in row.keys()} for row in cursor]  # noqa: SIM118
 
         async def fetchone():
             return rows.pop(0) if rows else None
@@ -106,6 +135,10 @@ class Ledger:
     @property
     def chunked(self) -> list[int]:
         return [row["version"] for row in self.db.execute("SELECT version FROM chunks ORDER BY version")]
+
+
+def _loaded(name, value):
+    return json.loads(value) if name in ("state", "metadata") and isinstance(value, str) else value
 
 
 def _storable(value):

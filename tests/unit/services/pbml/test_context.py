@@ -1,14 +1,20 @@
-"""Fitting to the budget, the name of what was retrieved, and what could not be."""
+"""Recent turns, the name of what was retrieved, what could not be, and which sources an answer draws on."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 from pbml_doubles import Ledger
 from prometheus_client import REGISTRY
 
-from devmentor.pbml.context import Candidate, ContextService, context_version, fit_chunks, fit_turns
+from devmentor.pbml.api import answers
+from devmentor.pbml.context import ContextService, context_version
+from devmentor.pbml.context.fuse import Found, Piece
+from devmentor.pbml.context.service import fit_turns, without_replaced
+from devmentor.pbml.db import DatabaseUnavailable
+from devmentor.pbml.embedder import EmbedderUnavailable
 from devmentor.pbml.models import ContextRequest
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.store import chunks, pins, removal, words
 from devmentor.pbml.store.acceptance import accept_deletion, accept_document, accept_turn
+from devmentor.pbml.store.chunks import LiveChunk
 from devmentor.pbml.store.ledger import Pending, Turn
 from devmentor.pbml.store.versions import count_failure
 from devmentor.pbml.tokens import ByteTokenCounter
@@ -16,44 +22,8 @@ from devmentor.pbml.tokens import ByteTokenCounter
 BYTES = ByteTokenCounter()
 
 
-def candidate(text: str, score: float, document: str = "d", version: int = 1, number: int = 0) -> Candidate:
-    return Candidate(document, version, number, "document", None, "", text, score, "index")
-
-
 def pending(document: str, version: int) -> Pending:
     return Pending(1, document, version, "document", None, "text")
-
-
-def test_best_first_and_a_shorter_one_may_pass():
-    chosen, spent = fit_chunks(
-        [candidate("a" * 30, 0.5), candidate("b" * 80, 0.9), candidate("c" * 40, 0.7)], 115, BYTES
-    )
-    assert [item["text"][0] for item in chosen] == ["b", "a"]
-    assert spent == 110
-    assert not any(item["truncated"] for item in chosen)
-
-
-def test_the_best_is_cut_rather_than_left_out():
-    chosen, spent = fit_chunks([candidate("a" * 100, 0.9), candidate("b" * 100, 0.8)], 50, BYTES)
-    assert [(item["text"], item["truncated"]) for item in chosen] == [("a" * 50, True)]
-    assert spent == 50
-
-
-def test_too_little_room_for_anything():
-    assert fit_chunks([candidate("a" * 100, 0.9)], 10, BYTES) == ([], 0)
-
-
-def test_the_same_text_is_given_once():
-    chosen, _ = fit_chunks([candidate("same", 0.9, "x"), candidate("same", 0.8, "y")], 100, BYTES)
-    assert [item["document_id"] for item in chosen] == ["x"]
-
-
-@given(st.lists(st.tuples(st.text(min_size=1, max_size=50), st.floats(-1, 1)), max_size=20), st.integers(0, 300))
-def test_never_above_the_budget(pieces, budget):
-    chosen, spent = fit_chunks([candidate(text, score) for text, score in pieces], budget, BYTES)
-    assert spent == sum(BYTES.count(item["text"]) for item in chosen) <= budget
-    scores = [item["score"] for item in chosen]
-    assert scores == sorted(scores, reverse=True)
 
 
 def test_turns_are_the_latest_without_a_gap_in_their_order():
@@ -63,9 +33,12 @@ def test_turns_are_the_latest_without_a_gap_in_their_order():
 
 
 def test_a_pending_version_hides_the_older_live_one_only():
-    live = [candidate("old", 0.9, "a", 1), candidate("other", 0.8, "b", 1), candidate("newer", 0.7, "c", 5)]
-    kept = ContextService._without_replaced(live, [pending("a", 2), pending("c", 4)])
-    assert [c.text for c in kept] == ["other", "newer"]
+    live = [
+        Found(Piece(document, version, 0, "document", None, "", "text"), "index", 0.9)
+        for document, version in (("a", 1), ("b", 1), ("c", 5))
+    ]
+    kept = without_replaced(live, [pending("a", 2), pending("c", 4)])
+    assert [found.piece.document_id for found in kept] == ["b", "c"]
 
 
 def test_context_version_tells_states_apart():
@@ -114,3 +87,143 @@ async def test_a_turn_is_out_of_every_answer_once_its_deletion_is_acknowledged()
     after = await fetch(ledger, conversation_id="c", watermark=f"pg:{deletion.seq}")
     assert (after["turns"], after["chunks"]) == ([], [])
     assert after["context_version"] != before["context_version"]
+
+
+class Everything(Nothing):
+    """An index that has three chunks of one document."""
+
+    async def search(self, *_where, **_how):
+        return [("d", 1, 4, 0.9), ("d", 1, 8, 0.5)]
+
+
+def row(number: int, score: float = 0.0, text: str | None = None) -> LiveChunk:
+    start, end = number * 20, number * 20 + 20
+    return LiveChunk("d", 1, number, "", None, text or f"chunk {number} of it", "document", start, end, score)
+
+
+@pytest.fixture
+def live(monkeypatch):
+    """PostgreSQL's part of the two searches: chunks 0 to 9 are live; by words, 8 and 2 are found."""
+
+    async def live_chunks(_c, _tenant, hits):
+        return [row(number, score) for _document, _version, number, score in hits if number < 10]
+
+    async def parse(_c, text, _timeout):
+        return text.split()
+
+    async def search(_c, _tenant, _plan, **_bounds):
+        return [row(8, 3.0), row(2, 2.0)]
+
+    monkeypatch.setattr(chunks, "live_chunks", live_chunks)
+    monkeypatch.setattr(words, "parse", parse)
+    monkeypatch.setattr(words, "search", search)
+    return monkeypatch
+
+
+async def ask(index, embedder=None, **change):
+    settings = Settings(tenants_file=None, **change)
+    service = ContextService(settings, Ledger(), index, embedder or Nothing(), BYTES)
+    return await service.fetch("t", ContextRequest(query="text", token_budget=500))
+
+
+async def test_what_both_sources_found_comes_first_with_each_ones_score(live):
+    body = await ask(Everything(), fetch_neighbours=0)
+    assert [chunk["chunk"] for chunk in body["chunks"]] == [8, 4, 2]
+    assert body["chunks"][0]["scores"] == {"index": 0.5, "full_text": 3.0}
+    assert [chunk["source"] for chunk in body["chunks"]] == ["index", "index", "full_text"]
+    assert (body["degraded"], body["token_counter"]) == (False, "bytes/1")
+
+
+async def test_hits_come_with_the_chunks_beside_them(live):
+    body = await ask(Everything())
+    spans = [(chunk["first_chunk"], chunk["chunk"], chunk["last_chunk"]) for chunk in body["chunks"]]
+    assert spans == [(7, 8, 9), (1, 4, 5)]
+    assert body["chunks"][0]["text"] == "chunk 7 of itchunk 8 of itchunk 9 of it"
+
+
+async def test_the_search_by_words_may_be_too_slow(live):
+    async def slow(*_any):
+        raise DatabaseUnavailable("QueryCanceled: statement timeout")
+
+    live.setattr(words, "parse", slow)
+    body = await ask(Everything(), fetch_neighbours=0)
+    assert [chunk["chunk"] for chunk in body["chunks"]] == [4, 8]
+    assert body["degraded_parts"] == ["full_text"]
+    assert body["context_version"].endswith(".degraded")
+
+
+async def test_without_the_embedder_words_answer(live):
+    class Away(Nothing):
+        async def embed(self, texts):
+            raise EmbedderUnavailable("no endpoint")
+
+    body = await ask(Everything(), Away(), fetch_neighbours=0)
+    assert [chunk["chunk"] for chunk in body["chunks"]] == [8, 2]
+    assert body["degraded_parts"] == ["embedder"]
+
+
+async def test_pinned_facts_come_first_the_conversation_s_before_the_tenant_s():
+    ledger = Ledger()
+    for conversation, name in ((pins.OF_TENANT, "b"), (pins.OF_TENANT, "a"), ("c", "z"), ("other", "x")):
+        await pins.put(ledger, "t", conversation, name, f"fact {name}", 32)
+    await pins.put(ledger, "u", pins.OF_TENANT, "theirs", "fact", 32)
+    await accept_document(ledger, "t", "doc", None, {}, "text of doc")
+    body = await fetch(ledger, conversation_id="c", watermark="pg:1")
+    assert [chunk["text"] for chunk in body["chunks"]] == ["fact z", "fact a", "fact b", "text of doc"]
+    assert [chunk["source"] for chunk in body["chunks"]] == ["pin", "pin", "pin", "ledger"]
+    assert body["tokens"] == 6 * 3 + 11
+    assert [chunk["text"] for chunk in (await fetch(ledger))["chunks"]] == ["fact a", "fact b"]
+
+
+async def test_pinned_facts_take_their_share_and_no_more():
+    ledger = Ledger()
+    for name, body in (("a", "x" * 20), ("b", "y" * 10), ("c", "z" * 5)):
+        await pins.put(ledger, "t", pins.OF_TENANT, name, body, 32)
+    assert [chunk["text"] for chunk in (await fetch(ledger))["chunks"]] == ["x" * 20, "z" * 5]
+
+
+async def test_a_pin_changes_the_context_version_of_those_who_see_it():
+    ledger = Ledger()
+    seen = [(await fetch(ledger))["context_version"]]
+    assert await pins.put(ledger, "t", pins.OF_TENANT, "a", "fact", 1)
+    seen.append((await fetch(ledger))["context_version"])
+    assert not await pins.put(ledger, "t", pins.OF_TENANT, "a", "another", 1)
+    seen.append((await fetch(ledger))["context_version"])
+    await pins.put(ledger, "t", "c", "a", "the conversation's", 1)
+    assert (await fetch(ledger))["context_version"] == seen[-1]
+    assert await pins.remove(ledger, "t", pins.OF_TENANT, "a")
+    seen.append((await fetch(ledger))["context_version"])
+    assert len(set(seen)) == 4
+    assert not await pins.remove(ledger, "t", pins.OF_TENANT, "a")
+
+
+async def test_there_are_so_many_pins_and_no_more():
+    ledger = Ledger()
+    await pins.put(ledger, "t", pins.OF_TENANT, "a", "fact", 1)
+    with pytest.raises(pins.TooManyPins):
+        await pins.put(ledger, "t", pins.OF_TENANT, "b", "fact", 1)
+    await pins.remove_conversation(ledger, "t", pins.OF_TENANT)
+    assert await pins.put(ledger, "t", pins.OF_TENANT, "b", "fact", 1)
+
+
+async def test_pins_go_with_their_conversation():
+    ledger = Ledger()
+    await pins.put(ledger, "t", "c", "a", "fact of c", 32)
+    await pins.put(ledger, "t", "d", "a", "fact of d", 32)
+    await removal.delete_turns(ledger, "t", "c")
+    assert (await fetch(ledger, conversation_id="c"))["chunks"] == []
+    assert [chunk["text"] for chunk in (await fetch(ledger, conversation_id="d"))["chunks"]] == ["fact of d"]
+
+
+async def test_an_index_that_is_being_filled_is_asked_and_said(live):
+    ledger = Ledger()
+    ledger.db.execute("UPDATE maintenance SET incomplete = 1 WHERE task = 'rebuild'")
+    service = ContextService(Settings(tenants_file=None, fetch_neighbours=0), ledger, Everything(), Nothing(), BYTES)
+    body = await service.fetch("t", ContextRequest(query="text", token_budget=500))
+    assert [chunk["chunk"] for chunk in body["chunks"]] == [8, 4, 2]
+    assert body["degraded_parts"] == ["index"]
+
+
+async def test_an_answer_is_what_the_openapi_document_says(live):
+    body = await ask(Everything())
+    assert answers.Found.model_validate(body).model_dump(exclude_unset=True) == body

@@ -1,5 +1,6 @@
 """Point ids and the comparison of a collection with its declaration."""
 
+import asyncio
 import ssl
 from types import SimpleNamespace
 
@@ -102,3 +103,68 @@ async def test_a_peer_of_a_renewed_ca_is_trusted_after_a_reload(tmp_path):
     finally:
         await index.close()
         await runner.cleanup()
+
+
+async def test_a_collection_has_longer_than_a_search(monkeypatch):
+    """Peers have 60 s to agree on it: 5 s would call every slow creation a failure."""
+    made = []
+
+    async def ensured(self) -> list[str]:
+        made.append(self._settings.qdrant_timeout_s)
+        return []
+
+    monkeypatch.setattr(Index, "_ensure", ensured)
+    index = Index(Settings(tenants_file=None, qdrant_timeout_s=5))
+    assert await index.ensure() == []
+    assert made == [75.0]
+    await index.close()
+
+
+async def test_a_creation_without_end_is_unavailable(monkeypatch):
+    async def hangs(self) -> list[str]:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Index, "_ensure", hangs)
+    index = Index(Settings(tenants_file=None).model_copy(update={"collection_timeout_s": 0.05}))
+    with pytest.raises(IndexUnavailable, match="not done within"):
+        await index.ensure()
+    await index.close()
+
+
+class Peer:
+    """Its first creation is done and its answer lost."""
+
+    def __init__(self, exists) -> None:
+        self._exists = exists
+        self.created = 0
+
+    async def collection_exists(self, _name):
+        if isinstance(self._exists, Exception):
+            raise self._exists
+        return self._exists or self.created > 0
+
+    async def create_collection(self, *_arguments, **_options):
+        self.created += 1
+        raise UnexpectedResponse(409, "Conflict", b"already exists", httpx.Headers()) if self.created > 1 else OSError
+
+    async def cluster_status(self):
+        return None
+
+    async def close(self):
+        pass
+
+
+async def test_a_creation_whose_answer_was_lost_is_seen_on_the_next_peer():
+    index = Index(Settings(tenants_file=None))
+    index._clients = [Peer(exists=False)] * 2
+    assert "collection pbml with 6 shards, 1 replicas each" in await index._create()
+
+
+@pytest.mark.parametrize(
+    ("peers", "lost"),
+    [((False, False), True), ((False, True), False), ((False, OSError()), False), ((OSError(), OSError()), False)],
+)
+async def test_a_collection_is_lost_when_every_peer_says_so(peers, lost):
+    index = Index(Settings(tenants_file=None))
+    index._clients = [Peer(exists) for exists in peers]
+    assert await index.lost() is lost

@@ -51,6 +51,7 @@ async def test_a_newer_version_replaces_the_older_one(pipeline, ledger, points):
     assert ledger.statuses == ["superseded", "live"]
     assert ledger.texts == [None, "text 2"]
     assert (ledger.chunked, points.versions) == ([2], {2})
+    assert ledger.column("chunker") == ["2 prose 500", "2 prose 500"]
 
 
 async def test_a_second_run_of_the_same_job_leaves_what_the_first_made_live(pipeline, ledger, points):

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from devmentor.pbml.db import Connection
 from devmentor.pbml.store.versions import Version
 
-_QUERY_WORDS = 32
-_WORD_BYTES = 2046
-"""PostgreSQL takes no longer word in a tsquery, and to_tsvector passes longer ones over."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk:
@@ -27,7 +23,7 @@ class StoredChunk:
 
 @dataclass(frozen=True, slots=True)
 class LiveChunk:
-    """A chunk of a live version."""
+    """A chunk of a live version; `start` and `end` are characters of its normalised text."""
 
     document_id: str
     version: int
@@ -36,6 +32,8 @@ class LiveChunk:
     title: str | None
     body: str
     kind: str
+    start: int
+    end: int
     score: float = 0.0
 
 
@@ -56,12 +54,15 @@ def unpack(data: bytes) -> list[float]:
     return values.tolist()
 
 
-async def save_chunks(c: Connection, v: Version, chunks: Sequence[StoredChunk]) -> bool:
-    """received -> embedded. False where another run of the job was here first: nothing is written then."""
+async def save_chunks(c: Connection, v: Version, chunks: Sequence[StoredChunk], chunker: str) -> bool:
+    """received -> embedded. False where another run of the job was here first: nothing is written then.
+
+    `chunker` says what cut the text. An index is rebuilt from these rows, never by cutting again.
+    """
     cursor = await c.execute(
-        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = %s, failure = NULL"
+        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = %s, chunker = %s, failure = NULL"
         " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'received'",
-        (len(chunks), v.tenant, v.document_id, v.version),
+        (len(chunks), chunker, v.tenant, v.document_id, v.version),
     )
     if cursor.rowcount != 1:
         return False
@@ -103,7 +104,8 @@ async def live_chunks(c: Connection, tenant: str, hits: Sequence[tuple[str, int,
         return []
     ids, versions, numbers, _scores = (list(column) for column in zip(*hits, strict=True))
     cursor = await c.execute(
-        "SELECT k.document_id, k.version, k.chunk, k.section, k.title, k.body, k.kind FROM live_chunks k"
+        "SELECT k.document_id, k.version, k.chunk, k.section, k.title, k.body, k.kind,"
+        ' k.start_char AS start, k.end_char AS "end" FROM live_chunks k'
         " JOIN unnest(%s::text[], %s::int[], %s::int[]) AS h(document_id, version, chunk)"
         " ON k.document_id = h.document_id AND k.version = h.version AND k.chunk = h.chunk"
         " WHERE k.tenant = %s",
@@ -112,36 +114,3 @@ async def live_chunks(c: Connection, tenant: str, hits: Sequence[tuple[str, int,
     score = {(document, version, chunk): value for document, version, chunk, value in hits}
     rows = await cursor.fetchall()
     return [LiveChunk(**row, score=score[row["document_id"], row["version"], row["chunk"]]) for row in rows]
-
-
-async def full_text(
-    c: Connection,
-    tenant: str,
-    query_words: Sequence[str],
-    conversation_id: str | None,
-    document_ids: Sequence[str] | None,
-    limit: int,
-) -> list[LiveChunk]:
-    """Live chunks by their words, for when vectors can not be had. Candidates are bounded before ranking."""
-    asked = [word for word in query_words if len(word.encode()) <= _WORD_BYTES][:_QUERY_WORDS]
-    if not asked:
-        return []
-    cursor = await c.execute(
-        "WITH q AS (SELECT string_agg(quote_literal(w), ' | ')::tsquery AS query FROM unnest(%(words)s::text[]) w),"
-        " candidates AS (SELECT k.*, q.query FROM q JOIN live_chunks k ON to_tsvector('simple', k.body) @@ q.query"
-        " WHERE k.tenant = %(tenant)s AND (k.conversation_id IS NULL OR k.conversation_id = %(conversation)s)"
-        " AND (%(ids)s::text[] IS NULL OR k.document_id = ANY(%(ids)s) OR k.kind = 'turn')"
-        " LIMIT %(candidates)s)"
-        " SELECT document_id, version, chunk, section, title, body, kind,"
-        " ts_rank_cd(to_tsvector('simple', body), query, 32)::float8 AS score"
-        " FROM candidates ORDER BY score DESC LIMIT %(limit)s",
-        {
-            "words": asked,
-            "tenant": tenant,
-            "conversation": conversation_id,
-            "ids": list(document_ids) if document_ids is not None else None,
-            "candidates": limit * 20,
-            "limit": limit,
-        },
-    )
-    return [LiveChunk(**row) for row in await cursor.fetchall()]

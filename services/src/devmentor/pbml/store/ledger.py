@@ -131,12 +131,18 @@ async def missing_versions(
 
 
 async def recent_turns(c: Connection, tenant: str, conversation_id: str, limit: int) -> list[Turn]:
-    """The latest turns that were not deleted, newest first."""
+    """The latest turns that were not deleted, newest first.
+
+    Asked as a range of (tenant, conversation, seq): with two equalities and an order by seq the planner may walk the
+    whole ledger back to the last turn of a conversation that went quiet. The range has but one index that is in order.
+    """
     cursor = await c.execute(
         "SELECT v.seq, v.document_id, v.role, v.content FROM versions v"
         " JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id AND d.deleted_version < v.version"
-        " WHERE v.tenant = %s AND v.conversation_id = %s AND v.kind = 'turn' AND v.content IS NOT NULL"
-        " ORDER BY v.seq DESC LIMIT %s",
-        (tenant, conversation_id, limit),
+        " WHERE (v.tenant, v.conversation_id, v.seq) > (%(tenant)s, %(conversation)s, 0)"
+        " AND (v.tenant, v.conversation_id, v.seq) < (%(tenant)s, %(conversation)s, %(no_watermark)s)"
+        " AND v.kind = 'turn' AND v.content IS NOT NULL"
+        " ORDER BY v.tenant DESC, v.conversation_id DESC, v.seq DESC LIMIT %(limit)s",
+        {"tenant": tenant, "conversation": conversation_id, "no_watermark": _NO_WATERMARK, "limit": limit},
     )
     return [Turn(**row) for row in await cursor.fetchall()]

@@ -128,3 +128,32 @@ async def count_failure(
     )
     kind: str = row["kind"]
     return kind
+
+
+async def revive(c: Connection, tenant: str, document_id: str) -> tuple[int, int] | None:
+    """failed -> where it was, for the newest version: its number and seq. None where that has not failed.
+
+    Chunks that are in the ledger already are not made again: writing them twice is an error.
+    """
+    cursor = await c.execute(
+        "UPDATE versions SET status = CASE WHEN embedded_at IS NULL THEN 'received' ELSE 'embedded' END,"
+        " failure = NULL, failed_runs = 0"
+        " WHERE tenant = %s AND document_id = %s AND status = 'failed' AND content IS NOT NULL AND version ="
+        " (SELECT d.latest_version FROM documents d WHERE d.tenant = versions.tenant"
+        " AND d.document_id = versions.document_id)"
+        " RETURNING version, seq",
+        (tenant, document_id),
+    )
+    row = await cursor.fetchone()
+    return (row["version"], row["seq"]) if row is not None else None
+
+
+async def failed(c: Connection, tenant: str | None, limit: int) -> list[tuple[str, str]]:
+    """(tenant, document id) of newest versions that were given up, oldest first."""
+    cursor = await c.execute(
+        "SELECT v.tenant, v.document_id FROM versions v JOIN documents d ON d.tenant = v.tenant"
+        " AND d.document_id = v.document_id AND d.latest_version = v.version"
+        " WHERE v.status = 'failed' AND (%s::text IS NULL OR v.tenant = %s) ORDER BY v.tenant, v.seq LIMIT %s",
+        (tenant, tenant, limit),
+    )
+    return [(row["tenant"], row["document_id"]) for row in await cursor.fetchall()]

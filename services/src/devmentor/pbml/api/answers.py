@@ -1,0 +1,207 @@
+"""Answers of the API, for its document: a test compares them with what the endpoints say."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from devmentor.pbml.models import Status
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Watermark = Annotated[str, Field(description="hand it to a fetch: what it stands for is in the answer")]
+Durability = Annotated[Literal["quorum", "primary"], Field(description="where the commit is")]
+NextCursor = Annotated[str | None, Field(description="goes on after this page; null at the end. A page may be short.")]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Acknowledged(_Answer):
+    """Text, version and job are in one commit."""
+
+    watermark: Watermark
+    durability: Durability
+
+
+class AcceptedDocument(Acknowledged):
+    """The version that was given."""
+
+    document_id: str
+    version: int
+
+
+class DeletedConversation(_Answer):
+    """Out of every answer from now on."""
+
+    turns: int
+    watermark: str | None
+
+
+class DocumentStatus(_Answer):
+    """A document's newest version."""
+
+    document_id: str
+    version: int
+    watermark: Watermark
+    kind: Literal["document", "turn"]
+    title: str | None
+    metadata: dict[str, Any]
+    status: Status
+    failure: str | None
+    chunks: int | None
+    content_bytes: int
+    live_version: int | None
+    received_at: Time
+    embedded_at: Time | None
+    indexed_at: Time | None
+    live_at: Time | None
+
+
+class ListedDocument(_Answer):
+    """A document in a listing."""
+
+    document_id: str
+    version: int
+    live_version: int | None
+    title: str | None
+    status: Status
+    failure: str | None
+    content_bytes: int
+    received_at: Time
+    live_at: Time | None
+
+
+class Documents(_Answer):
+    """A page, in the order of ids."""
+
+    documents: list[ListedDocument]
+    next_cursor: NextCursor
+
+
+class ListedConversation(_Answer):
+    """A conversation in a listing."""
+
+    conversation_id: str
+    watermark: Annotated[str, Field(description="of its newest turn")]
+
+
+class Conversations(_Answer):
+    """A page, in the order of ids."""
+
+    conversations: list[ListedConversation]
+    next_cursor: NextCursor
+
+
+class ListedTurn(_Answer):
+    """A turn in a listing."""
+
+    document_id: Annotated[str, Field(description="its own name: GET and DELETE of /v1/documents take it")]
+    watermark: Watermark
+    role: str
+    content: str
+    status: Status
+    received_at: Time
+
+
+class Turns(_Answer):
+    """A page, oldest first."""
+
+    turns: list[ListedTurn]
+    next_cursor: NextCursor
+
+
+class Missing(BaseModel):
+    """What an answer does not draw on although it is acknowledged."""
+
+    failed: int
+    unindexed: int
+
+
+class Chunk(BaseModel):
+    """A pinned fact, or chunks of one version that follow each other. `scores` are each source's own."""
+
+    text: str
+    score: float
+    scores: dict[str, float]
+    source: str
+    document_id: str
+    version: int
+    chunk: int
+    first_chunk: int | None = None
+    last_chunk: int | None = None
+    start: int | None = None
+    end: int | None = None
+    kind: str
+    title: str | None
+    section: str
+    tokens: int
+    truncated: bool
+
+
+class Found(BaseModel):
+    """Context within the budget: pinned facts, then what was found, best first."""
+
+    chunks: list[Chunk]
+    turns: list[dict[str, Any]]
+    tokens: int
+    token_counter: Annotated[str, Field(description="what counted: a tokenizer's digest, or bytes and their ratio")]
+    context_version: str
+    degraded: bool
+    missing: Missing
+
+
+class Pin(_Answer):
+    """A pinned fact; of the whole tenant where it has no conversation."""
+
+    name: str
+    conversation_id: str | None
+    text: str
+    updated_at: Time
+
+
+class Pins(_Answer):
+    """All of a tenant, or of a conversation, by name."""
+
+    pins: list[Pin]
+
+
+class PinChanged(_Answer):
+    """In force from now on."""
+
+    name: str
+    durability: str
+
+
+class PinWritten(PinChanged):
+    """In force from now on."""
+
+    created: bool
+
+
+class ContextVersion(_Answer):
+    """Equal only while a fetch would draw on the same material."""
+
+    context_version: str
+
+
+class OpenApi(BaseModel):
+    """An OpenAPI 3.1 document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    openapi: str
+
+
+class ErrorDetail(_Answer):
+    """`code` is stable and for programs, `message` says what to do, `param` names the field."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class Error(_Answer):
+    """The one form of all errors."""
+
+    error: ErrorDetail

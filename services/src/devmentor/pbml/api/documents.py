@@ -1,0 +1,132 @@
+"""/v1/documents: accept, list, say how far, try again, forget."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from devmentor.common.errors import ApiError
+from devmentor.pbml.api import answers
+from devmentor.pbml.api.openapi import Endpoint
+from devmentor.pbml.api.requests import bounded, document_name, mapped, no_document, parse, parse_query, place, times
+from devmentor.pbml.api.service import Service
+from devmentor.pbml.db import Connection
+from devmentor.pbml.models import DocumentRequest, DocumentsQuery, cursor_of, watermark
+from devmentor.pbml.store import acceptance, ledger, listing, versions
+from devmentor.pbml.store.acceptance import Accepted
+
+
+class Documents:
+    """Endpoints of documents."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def endpoints(self) -> list[Endpoint]:
+        """The table of this theme."""
+        one = "/v1/documents/{document_id:path}"
+        return [
+            Endpoint(
+                "POST",
+                "/v1/documents",
+                self.post_document,
+                "Accept a document's next version",
+                202,
+                answers.AcceptedDocument,
+                body=DocumentRequest,
+                idempotent=True,
+            ),
+            Endpoint(
+                "GET",
+                "/v1/documents",
+                self.list_documents,
+                "List documents, in the order of their ids",
+                200,
+                answers.Documents,
+                query=DocumentsQuery,
+            ),
+            Endpoint(
+                "POST",
+                f"{one}/retry",
+                self.retry_document,
+                "Run the newest version again that was given up",
+                202,
+                answers.AcceptedDocument,
+                errors=(404, 409),
+                idempotent=True,
+            ),
+            Endpoint(
+                "GET", one, self.get_document, "How far it is", 200, answers.DocumentStatus, errors=(404,)
+            ),
+            Endpoint(
+                "DELETE",
+                one,
+                self.delete_document,
+                "Delete a document or a turn: out of every answer from now on",
+                202,
+                answers.AcceptedDocument,
+                errors=(404,),
+                idempotent=True,
+            ),
+        ]
+
+    async def post_document(self, request: Request) -> JSONResponse:
+        """202: the document's next version and its job are on the quorum."""
+        tenant = self._service.keys.authenticate(request).name
+        body = await parse(request, DocumentRequest)
+        size = bounded("document", body.text, self._service.settings.max_document_bytes, "text")
+
+        async def accept(c: Connection) -> Accepted:
+            return await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
+
+        return await self._service.accept(request, tenant, "document", body.model_dump(), size, accept)
+
+    async def delete_document(self, request: Request) -> JSONResponse:
+        """202: gone for readers from now on; the job removes what is left of it."""
+        tenant = self._service.keys.authenticate(request).name
+        document_id = document_name(request)
+
+        async def accept(c: Connection) -> Accepted:
+            accepted = await acceptance.accept_deletion(c, tenant, document_id)
+            if accepted is None:
+                raise no_document()
+            return accepted
+
+        return await self._service.accept(request, tenant, "deletion", {"id": document_id}, 0, accept)
+
+    async def get_document(self, request: Request) -> JSONResponse:
+        """How far the newest version is, and which version is live."""
+        tenant = self._service.keys.authenticate(request).name
+        document_id = document_name(request)
+        async with mapped(), self._service.database.read() as c:
+            row = await ledger.document_status(c, tenant, document_id)
+        if row is None:
+            raise no_document()
+        return JSONResponse({"watermark": watermark(row.pop("seq")), **times(row)})
+
+    async def list_documents(self, request: Request) -> JSONResponse:
+        """A page of documents that were not deleted, with their newest version."""
+        tenant = self._service.keys.authenticate(request).name
+        query = parse_query(request, DocumentsQuery)
+        after = place(query.cursor, str, "")
+        async with mapped(), self._service.database.read() as c:
+            rows, following = await listing.documents(
+                c, tenant, after, query.limit, prefix=query.prefix, status=query.status
+            )
+        return JSONResponse(
+            {"documents": [times(row) for row in rows], "next_cursor": cursor_of(following) if following else None}
+        )
+
+    async def retry_document(self, request: Request) -> JSONResponse:
+        """202: the newest version, which was given up, is queued again with all its tries."""
+        tenant = self._service.keys.authenticate(request).name
+        document_id = document_name(request)
+
+        async def accept(c: Connection) -> Accepted:
+            revived = await versions.revive(c, tenant, document_id)
+            if revived is None:
+                status = await ledger.document_status(c, tenant, document_id)
+                if status is None:
+                    raise no_document()
+                raise ApiError(409, "not_failed", f"the newest version is {status['status']}, not failed")
+            return Accepted(document_id, *revived)
+
+        return await self._service.accept(request, tenant, "retry", {"id": document_id}, 0, accept)
