@@ -13,12 +13,14 @@ from typing import Any
 import procrastinate
 import psycopg
 
+from devmentor.common.auth import parse_tenants
 from devmentor.pbml import jobs
 from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.index import Index
+from devmentor.pbml.models import watermark
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import points, versions
+from devmentor.pbml.store import points, removal, versions
 from devmentor.pbml.store.acceptance import Accepted
 
 _SAY_EVERY_S = 2.0
@@ -129,6 +131,43 @@ async def retry(settings: Settings, tenant: str | None, document_id: str | None)
             retried += done
             if not done:
                 return {"changed": retried > 0, "retried": retried}
+
+
+async def delete_tenant(settings: Settings, tenant: str) -> dict[str, Any]:
+    """Everything of a tenant: out of every answer at once, then out of Qdrant and PostgreSQL by the workers.
+
+    Not while its key is in force: it could go on writing. Names and ids stay in the ledger, so that whoever follows it
+    learns of the deletions.
+    """
+    if settings.tenants_file is None:
+        raise CommandFailed("PBML_TENANTS_FILE is not set: whether the tenant can still write is not known")
+    entries = parse_tenants(settings.tenants_file.read_text(), str(settings.tenants_file))
+    if any(entry.name == tenant for _digest, entry in entries):
+        raise CommandFailed(f"{tenant} has a key in {settings.tenants_file}: take it out, on every host, then delete")
+    deleted, newest = 0, None
+    async with stores(settings) as (database, index):
+        while True:
+            committed = await database.write(lambda c: removal.delete_tenant(c, tenant), timeout_s=60)
+            number, seq = committed.value
+            deleted, newest = deleted + number, seq or newest
+            if number < removal.BATCH:
+                break
+        say(f"{deleted} documents and turns are out of every answer; workers remove what is stored of them")
+        moved_at, last = time.monotonic(), -1
+        while True:
+            async with database.read(timeout_s=60) as c:
+                left = await removal.remains(c, tenant)
+            if left != last:
+                moved_at, last = time.monotonic(), left
+                say(f"{left} versions left")
+            if not left:
+                break
+            if time.monotonic() - moved_at > _GIVE_UP_S:
+                raise CommandFailed(f"{left} versions are left and no worker removes them; mend that and run it again")
+            await asyncio.sleep(_SAY_EVERY_S)
+        points_left = await index.count(tenant)
+    mark = watermark(newest) if newest is not None else None
+    return {"changed": deleted > 0, "deleted": deleted, "watermark": mark, "points_left": points_left}
 
 
 def _rebuild(settings: Settings, database: Database, index: Index) -> Rebuild:

@@ -26,6 +26,7 @@ for _result in ("ok", "failed"):
 SWEPT = Counter("pbml_swept_deletions", "Deletions whose remains were removed without a job of their own")
 
 _SWEEP = 500
+_SWEEP_S = 30.0
 _REBUILD_STEP_S = 60.0
 _COUNT_EVERY_S = 60.0
 _LOST_SHARE = 0.5
@@ -92,8 +93,15 @@ class Maintenance:
 
     async def _sweep(self) -> None:
         """Remove what is left of deletions that no job runs for: those of whole conversations."""
-        async with self._db.read(timeout_s=30) as c:
-            found = await removal.unfinished(c, _SWEEP)
+        until = time.monotonic() + _SWEEP_S
+        while time.monotonic() < until:
+            async with self._db.read(timeout_s=30) as c:
+                found = await removal.unfinished(c, _SWEEP)
+            await self._remove(found)
+            if len(found) < _SWEEP:
+                break
+
+    async def _remove(self, found: list[tuple[str, str, int]]) -> None:
         for tenant, group in itertools.groupby(found, key=lambda deletion: deletion[0]):
             deletions = list(group)
             # A turn's id is never used again, so that all of its points are the deleted ones.

@@ -26,7 +26,7 @@ def _finite(value: str | bool | float) -> str | bool | float:
     return value
 
 
-Text = Annotated[str, AfterValidator(storable)]
+Text = Annotated[str, AfterValidator(storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 DocumentId = Annotated[str, StringConstraints(pattern=names.DOCUMENT_ID)]
 ConversationId = Annotated[str, StringConstraints(pattern=names.CONVERSATION_ID)]
 Watermark = Annotated[str, StringConstraints(pattern=names.WATERMARK)]

@@ -17,21 +17,17 @@ import aiohttp
 
 from devmentor.common import context
 from devmentor.common.auth import TokenBudget
+from devmentor.pbml import client
 from devmentor.qwen import metrics
 
 log = logging.getLogger(__name__)
 
-_REST_S = 5.0
 _LAST_KNOWN_S = 300.0
 _MEMO_MAX = 10_000
 
 
 class PbmlUnavailableError(Exception):
     """No replica gave an answer within the deadline."""
-
-
-class _NotHereError(Exception):
-    """A replica that works refused the call: it has not reached a watermark yet, say. Another one may take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +71,13 @@ class _Memo:
     at: float
 
 
-@dataclass(slots=True)
-class _Replica:
-    url: str
-    rests_until: float = 0.0
-
-
 class Pbml:
     """All replicas as one."""
 
     def __init__(
         self, urls: Sequence[str], session: aiohttp.ClientSession, *, deadline_s: float, version_s: float
     ) -> None:
-        self._replicas = [_Replica(url.rstrip("/")) for url in urls]
-        self._session = session
+        self._replicas = client.Replicas(urls, session)
         self._deadline_s = deadline_s
         self._version_s = version_s
         self._versions: dict[tuple[str, str | None], _Memo] = {}
@@ -96,7 +85,7 @@ class Pbml:
 
     @property
     def configured(self) -> bool:
-        return bool(self._replicas)
+        return len(self._replicas) > 0
 
     async def version(self, caller: Caller, conversation: str | None) -> Version:
         """The version of what a question may find now. It changes when a document or a turn becomes visible.
@@ -199,46 +188,19 @@ class Pbml:
             data = json.dumps(body).encode("utf-8", "replace")
         start = time.monotonic()
         deadline_s = self._deadline_s if limit_s is None else min(limit_s, self._deadline_s)
-        replicas = self._in_order(start)
-        reasons = []
-        for number, replica in enumerate(replicas):
-            left = start + deadline_s - time.monotonic()
-            if left <= 0:
-                break
-            # A replica that hangs must leave time for the next one.
-            share = left if number == len(replicas) - 1 else left / 2
-            headers["X-DevMentor-Deadline-Ms"] = str(max(1, int(share * 1000)))
-            try:
-                answer = await self._ask(method, replica.url + path, headers, data, share)
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, PbmlUnavailableError) as error:
-                if limit_s is None or not isinstance(error, TimeoutError):  # a hurried call's time-out says little
-                    replica.rests_until = time.monotonic() + _REST_S
-                reasons.append(f"{replica.url}: {type(error).__name__}: {error}"[:200])
-                continue
-            except _NotHereError as error:
-                reasons.append(f"{replica.url}: {error}")
-                continue
-            replica.rests_until = 0.0
-            metrics.CONTEXT_SECONDS.labels(operation).observe(time.monotonic() - start)
-            return answer
-        log.warning("PBML does not answer", extra={"operation": operation, "reasons": reasons})
-        raise PbmlUnavailableError("; ".join(reasons) or "no replica is configured")
-
-    def _in_order(self, now: float) -> list[_Replica]:
-        """Rested replicas in the configured order, then the others: better to ask one of those than none."""
-        return sorted(self._replicas, key=lambda replica: max(0.0, replica.rests_until - now))
-
-    async def _ask(
-        self, method: str, url: str, headers: dict[str, str], data: bytes | None, timeout_s: float
-    ) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with self._session.request(method, url, headers=headers, data=data, timeout=timeout) as response:
-            raw = await response.read()
-            if 400 <= response.status < 500:
-                raise _NotHereError(f"status {response.status}: {raw[:200].decode('utf-8', 'replace')}")
-            if response.status not in (200, 202):
-                raise PbmlUnavailableError(f"status {response.status}: {raw[:200].decode('utf-8', 'replace')}")
-        body = json.loads(raw)
-        if not isinstance(body, dict):
-            raise PbmlUnavailableError("the answer is not a JSON object")
-        return body
+        try:
+            # What one replica refuses another one may take: it has not reached a watermark yet, say.
+            answer = await self._replicas.call(
+                method,
+                path,
+                headers,
+                data,
+                start + deadline_s,
+                elsewhere=lambda _refused: True,
+                hurried=limit_s is not None,
+            )
+        except client.Unavailable as error:
+            log.warning("PBML does not answer", extra={"operation": operation, "reasons": error.reasons})
+            raise PbmlUnavailableError(str(error)) from error
+        metrics.CONTEXT_SECONDS.labels(operation).observe(time.monotonic() - start)
+        return answer

@@ -22,13 +22,13 @@ TABLES = """
     CREATE TABLE pins (tenant, conversation_id, name, body, updated_at DEFAULT 0,
         PRIMARY KEY (tenant, conversation_id, name));
     CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));
+    CREATE TABLE idempotency (tenant, key, request_sha256, response);
     CREATE VIEW indexable_versions AS SELECT v.tenant, v.document_id, v.version, v.status = 'live' AS live
         FROM versions v JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id
         WHERE v.status IN ('embedded', 'indexed', 'live') AND v.kind <> 'deletion'
         AND v.version >= d.live_version AND v.version > d.deleted_version;
     CREATE TABLE maintenance (task PRIMARY KEY, state DEFAULT '{}', incomplete DEFAULT 0, holder, held_until);
-    INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile'), ('sweep'), ('retention');
-    CREATE TABLE tenant_usage (tenant, documents, bytes);
+    INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile');
     CREATE TABLE conversations (tenant, conversation_id, generation, PRIMARY KEY (tenant, conversation_id));
 """
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from pbml_doubles import Ledger
 from pydantic import ValidationError
 
-from devmentor.pbml import jobs
+from devmentor.pbml import commands, jobs
 from devmentor.pbml.api import answers, application, openapi, service
 from devmentor.pbml.api.admin import groups
 from devmentor.pbml.maintenance import Maintenance
@@ -145,8 +146,8 @@ class Points:
     async def lost(self) -> bool:
         return False
 
-    async def count(self) -> int:
-        return 99
+    async def count(self, tenant=None) -> int:
+        return 0 if tenant else 99
 
     async def remove(self, tenant, document_id, up_to) -> None:
         self.removed.append((tenant, document_id, up_to))
@@ -172,6 +173,47 @@ async def test_maintenance_removes_what_is_left_of_deletions_after_the_jobs_of_o
     index.removed.clear()
     await loop.turn()
     assert index.removed == []
+
+
+@pytest.fixture
+def stores(ledger, monkeypatch):
+    """The operator's commands, with the ledger and an index that has nothing."""
+
+    @asynccontextmanager
+    async def opened(_settings):
+        yield ledger, Points()
+
+    monkeypatch.setattr(commands, "stores", opened)
+    monkeypatch.setattr(commands, "_SAY_EVERY_S", 0.01)
+    monkeypatch.setattr(commands, "_GIVE_UP_S", 0.05)
+
+
+async def test_a_tenant_that_can_still_write_is_not_deleted(tmp_path, ledger, stores):
+    tenants = tmp_path / "tenants.json"
+    tenants.write_text(json.dumps([{"tenant": "t", "key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}]))
+    await ingest(ledger, "a")
+    with pytest.raises(commands.CommandFailed, match="has a key"):
+        await commands.delete_tenant(Settings(tenants_file=tenants), "t")
+    assert ledger.texts == ["text of a"]
+
+
+async def test_a_deleted_tenant_has_nothing_left(tmp_path, ledger, stores, monkeypatch):
+    monkeypatch.setattr(removal, "BATCH", 2)
+    tenants = tmp_path / "tenants.json"
+    tenants.write_text("[]")
+    settings = Settings(tenants_file=tenants, reconcile_points=0)
+    await ingest(ledger, "a", "b", "c")
+    await say(ledger, "c", "1")
+    await accept_document(ledger, "u", "kept", None, {}, "kept")
+    with pytest.raises(commands.CommandFailed, match="no worker removes them"):
+        await commands.delete_tenant(settings, "t")
+    assert await recent_turns(ledger, "t", "c", 9) == [], "gone for readers all the same"
+    for name in ("a", "b", "c", "~turn/c/1"):
+        await Pipeline(ledger, Points(), None, 500, 10).run("t", name, 1)
+    await Maintenance(settings, ledger, Points()).turn()
+    done = await commands.delete_tenant(settings, "t")
+    assert done == {"changed": False, "deleted": 0, "watermark": None, "points_left": 0}
+    assert [text for text in ledger.texts if text is not None] == ["kept"]
 
 
 async def test_a_version_that_was_given_up_is_run_again_from_where_it_was(api, ledger):

@@ -27,6 +27,33 @@ async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: 
     return len(ids), seq
 
 
+async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple[int, int | None]:
+    """Up to `limit` documents and turns of a tenant are gone for readers: how many, and the newest seq."""
+    cursor = await c.execute(
+        "SELECT document_id FROM documents WHERE tenant = %s AND deleted_version < latest_version"
+        " ORDER BY document_id LIMIT %s",
+        (tenant, limit),
+    )
+    ids = [row["document_id"] for row in await cursor.fetchall()]
+    seq = await _delete(c, tenant, ids) if ids else None
+    await c.execute("UPDATE generations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
+    await c.execute("UPDATE conversations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
+    await c.execute("DELETE FROM idempotency WHERE tenant = %s", (tenant,))
+    return len(ids), seq
+
+
+async def remains(c: Connection, tenant: str) -> int:
+    """Versions of a tenant whose text is still stored, or whose job or removal is still to come."""
+    cursor = await c.execute(
+        "SELECT count(*) AS versions FROM versions WHERE tenant = %s"
+        " AND (content IS NOT NULL OR status IN ('received', 'embedded', 'indexed'))",
+        (tenant,),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row["versions"])
+
+
 async def _delete(c: Connection, tenant: str, ids: Sequence[str]) -> int | None:
     """Deletions in a few statements; the newest one's seq, None where all were gone already."""
     # In the order of ids, as everybody who takes several: two of these must not wait for each other.

@@ -1,4 +1,4 @@
-"""Maintenance by one worker at a time, listings, and what tenants use of their quota."""
+"""Maintenance by one worker at a time, and listings."""
 
 from devmentor.pbml.migrations.run import execute
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
             holder text,
             held_until timestamptz
         );
-        INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile'), ('sweep'), ('retention');
+        INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile');
 
         -- Versions of which the index may have points: they are written once the vectors are in the ledger. Those of
         -- live ones must be there.
@@ -32,29 +32,11 @@ def upgrade() -> None:
         -- Listings are in the order of bytes, so that a prefix is a range whatever the database's collation.
         CREATE INDEX documents_listed ON documents (tenant, document_id COLLATE "C");
         CREATE INDEX conversations_listed ON conversations (tenant, conversation_id COLLATE "C");
-
-        -- What retention looks for.
-        CREATE INDEX versions_age ON versions (tenant, kind, received_at) WHERE content IS NOT NULL;
-
-        -- What tenants hold, as differences that acceptance and removal insert and maintenance adds up: a
-        -- single row a tenant would be written by one quorum commit after the other.
-        CREATE TABLE tenant_usage (
-            tenant text NOT NULL,
-            documents bigint NOT NULL,
-            bytes bigint NOT NULL
-        );
-        CREATE INDEX tenant_usage_tenant ON tenant_usage (tenant);
-        INSERT INTO tenant_usage
-            SELECT v.tenant,
-                count(*) FILTER (WHERE v.kind = 'document' AND v.version = d.latest_version),
-                sum(v.content_bytes)
-            FROM versions v JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id
-            WHERE v.content IS NOT NULL GROUP BY v.tenant;
     """)
 
 
 def downgrade() -> None:
     execute("SET LOCAL lock_timeout = '3s'")
     execute("DROP VIEW indexable_versions")
-    execute("DROP TABLE maintenance, tenant_usage")
-    execute("DROP INDEX documents_listed, conversations_listed, versions_age")
+    execute("DROP TABLE maintenance")
+    execute("DROP INDEX documents_listed, conversations_listed")
