@@ -19,8 +19,8 @@ from module_utils.devmentor.gpu import Gpu, GpuProcess
 from module_utils.devmentor.gpu_health import held_by_others
 from module_utils.devmentor.vllm_sizing import GIB, Plan, SizingError, Wanted, plan, plan_cpu
 
-# Memory of the host (bytes) that an engine takes beside its model's files, which the kernel may drop: the API server, and
-# each GPU's worker with torch and pinned buffers.
+# Memory of the host (bytes) that an engine takes beside its model's files, which the kernel may drop: the API server,
+# and each GPU's worker with torch and pinned buffers.
 SERVER_MEMORY = 8 * GIB
 WORKER_MEMORY = 8 * GIB
 
@@ -36,11 +36,11 @@ def vllm_plan(
 ) -> dict[str, Any]:
     """How vLLM runs the model of `config` (its config.json) on `facts` (gpu_facts' `gpu`). `wanted`: fields of
     vllm_sizing.Wanted. Raises AnsibleFilterError with the host, the variable and the remedy."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Wanted)}
+    kinds: dict[str, Any] = {name: type(value) for name, value in dataclasses.asdict(Wanted()).items()}
     try:
         asked = Wanted(**{name: kinds[name](value) for name, value in wanted.items()})
         if device == "cpu":
-            made = plan_cpu(config, asked, int(cpu_kv_gib))
+            made = plan_cpu(config, asked, int(cpu_kv_gib), int(weight_bytes) or None)
         else:
             made = plan(facts["gpus"], config, asked, int(weight_bytes) or None)
     except SizingError as error:
@@ -49,14 +49,14 @@ def vllm_plan(
 
 
 def _memory_max(made: Plan, cpu_kv_gib: int) -> int:
-    """Bytes of the host's memory that the engine may take: its processes; on a CPU the weights and the cache as well."""
+    """Bytes of the host's memory that the engine may take: its processes; on a CPU weights and cache as well."""
     on_cpu = made.weights + cpu_kv_gib * GIB if not made.devices else 0
     return SERVER_MEMORY + made.tensor_parallel * WORKER_MEMORY + on_cpu
 
 
 def vllm_held(facts: Mapping[str, Any], made: Mapping[str, Any], units: Sequence[str]) -> list[str]:
-    """Why the engine would not find the memory it was promised: GPUs of the plan that somebody else uses. vLLM refuses to
-    start unless utilisation x memory is free (v1/worker/utils.py, request_memory)."""
+    """Why the engine would not find the memory it was promised: GPUs of the plan that somebody else uses. vLLM refuses
+    to start unless utilisation x memory is free (v1/worker/utils.py, request_memory)."""
     lines = []
     for entry in facts.get("gpus", ()):
         parts = {part.get("uuid"): part for part in entry.get("mig_instances") or ()}
@@ -77,8 +77,8 @@ def vllm_held(facts: Mapping[str, Any], made: Mapping[str, Any], units: Sequence
             lines.append(f"GPU {gpu.index}: how much of its memory is free cannot be read")
         elif others > usable * (1 - made["utilisation"]):
             lines.append(
-                f"GPU {gpu.index}: {others / GIB:.1f} of {usable / GIB:.1f} GiB are held by {who or 'somebody else'}, and the "
-                f"engine wants {made['utilisation']:.0%}"
+                f"GPU {gpu.index}: {others / GIB:.1f} of {usable / GIB:.1f} GiB are held by {who or 'somebody else'}, "
+                f"and the engine wants {made['utilisation']:.0%}"
             )
     return lines
 

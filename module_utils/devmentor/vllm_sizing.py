@@ -178,9 +178,9 @@ def plan(
     )
 
 
-def plan_cpu(config: c.Mapping[str, Any], wanted: Wanted, kv_gib: int) -> Plan:
+def plan_cpu(config: c.Mapping[str, Any], wanted: Wanted, kv_gib: int, files: int | None = None) -> Plan:
     """The same for vLLM's CPU build, whose cache is `kv_gib` (VLLM_CPU_KVCACHE_SPACE) of the host's memory."""
-    shape, weights = _model(config, wanted, None, lenient=True)
+    shape, weights = _model(config, wanted, files)
     tokens = kv_gib * GIB // shape.kv_bytes_per_token(1, wanted.kv_dtype)
     fit = _Fit((), 1, 0, 0.0, wanted.batched_tokens or 2048, tokens)
     _refuse_too_small(shape, weights, fit, wanted, "vllm_cpu_kv_gib", f"raise vllm_cpu_kv_gib ({kv_gib})")
@@ -205,7 +205,7 @@ class _Fit:
 def _model(config: c.Mapping[str, Any], wanted: Wanted, files: int | None, lenient: bool = False) -> tuple[Shape, int]:
     try:
         shape = read_shape(config)
-        weights = 0 if lenient else weight_bytes(shape, files)
+        weights = weight_bytes(shape, files)
     except ModelError as error:
         raise SizingError(
             "vllm_artifacts",

@@ -152,7 +152,7 @@ def test_gpus_of_one_numa_node_are_taken_together() -> None:
 @pytest.mark.parametrize(
     ("host", "config", "change", "variable", "said"),
     [
-        (gpus(L40S), QWEN25_72B, {}, "vllm_artifacts", "135.4 GiB of weights leave no room for a cache on 1 x NVIDIA L40S"),
+        (gpus(L40S), QWEN25_72B, {}, "vllm_artifacts", "135.4 GiB of weights leave no room .* on 1 x NVIDIA L40S"),
         (gpus(L40S), QWEN3_8B, {"context": 100_000}, "vllm_context", "more than the model's 40960"),
         (gpus(H100), QWEN3_32B, {"context": 40960}, "vllm_context", "40960 are needed"),
         (gpus(H100), QWEN3_8B, {"tensor_parallel": 2}, "vllm_tensor_parallel", r"1 like GPU\(s\)"),
@@ -191,7 +191,8 @@ def test_the_size_of_the_files_counts_where_it_is_known() -> None:
 
 
 def test_the_cpu_build_has_what_its_cache_holds() -> None:
-    tiny = {**QWEN3_8B, "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512}
+    small = {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512}
+    tiny = {**QWEN3_8B, **small}
     made = plan_cpu(tiny, dataclasses.replace(WANTED, concurrency=4), 1)
     assert (made.context, made.sequences, made.tensor_parallel, made.devices) == (512, 4, 1, ())
     assert made.kv_tokens == GIB // (2 * 2 * 2 * 32 * 2)
