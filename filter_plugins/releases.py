@@ -10,8 +10,8 @@ PYTHONS = {"12": "3.11", "13": "3.13"}
 
 
 def debian_python(facts: Mapping[str, Any]) -> str:
-    """The Python of a host's Debian, from its facts; Debian 13's where they were not gathered (the host refuses a release
-    that is for another)."""
+    """The Python of a host's Debian, from its facts; Debian 13's where they were not gathered (the host refuses a
+    release that is for another)."""
     return PYTHONS.get(str(facts.get("distribution_major_version", "13")), PYTHONS["13"])
 
 

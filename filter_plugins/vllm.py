@@ -83,6 +83,28 @@ def vllm_held(facts: Mapping[str, Any], made: Mapping[str, Any], units: Sequence
     return lines
 
 
+def vllm_config_artifact(names: Iterable[str], artifacts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which of a model's artefacts is its config.json. Raises AnsibleFilterError where none is."""
+    for name in names:
+        if artifacts[name].get("file", name) == "config.json":
+            return name
+    raise AnsibleFilterError(
+        "vllm_artifacts: no artefact's `file` is config.json, by which the engine is sized. Declare it with the others."
+    )
+
+
+def vllm_config(fetched: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config.json, as artifact_fetch has it; empty where check mode left it unfetched."""
+    path = Path(fetched["path"])
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise AnsibleFilterError(f"{path}: is no JSON ({error}). Check the artefact's source.") from error
+    return dict(config)
+
+
 def vllm_model_dir(names: Iterable[str], fetched: Mapping[str, Mapping[str, Any]], models_dir: str, model: str) -> str:
     """Where a model's files are: below its name and a digest of all of their checksums, so that a model that changes in
     any file has a place of its own. `fetched` is what artifact_fetch returned."""
@@ -159,6 +181,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "vllm_arguments": vllm_arguments,
+            "vllm_config": vllm_config,
+            "vllm_config_artifact": vllm_config_artifact,
             "vllm_environment": vllm_environment,
             "vllm_held": vllm_held,
             "vllm_model_dir": vllm_model_dir,

@@ -171,7 +171,7 @@ def plan(
         batched_tokens=best.batched_tokens,
         kv_tokens=best.tokens,
         weights=weights,
-        dtype=shape.dtype if wanted.dtype == "auto" else wanted.dtype,
+        dtype=wanted.dtype,
         kv_dtype=wanted.kv_dtype,
         node=nodes.pop() if len(nodes) == 1 else None,
         left=tuple(f"{device.name} ({device.id})" for device in usable if device.id not in ids),
@@ -185,9 +185,8 @@ def plan_cpu(config: c.Mapping[str, Any], wanted: Wanted, kv_gib: int, files: in
     fit = _Fit((), 1, 0, 0.0, wanted.batched_tokens or 2048, tokens)
     _refuse_too_small(shape, weights, fit, wanted, "vllm_cpu_kv_gib", f"raise vllm_cpu_kv_gib ({kv_gib})")
     sequences = max(1, min(wanted.concurrency, tokens // wanted.request_tokens))
-    dtype = shape.dtype if wanted.dtype == "auto" else wanted.dtype
     context = _context(shape, tokens, wanted)
-    return Plan((), (), 1, 0.0, context, sequences, fit.batched_tokens, tokens, weights, dtype, wanted.kv_dtype)
+    return Plan((), (), 1, 0.0, context, sequences, fit.batched_tokens, tokens, weights, wanted.dtype, wanted.kv_dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,3 +83,16 @@ def test_an_instance_asks_itself_first_and_the_others_spread() -> None:
 def test_tenants_are_digests() -> None:
     (tenant,) = engines.tenant_digests({"lab": "secret"})
     assert tenant == {"tenant": "lab", "key_sha256": hashlib.sha256(b"secret").hexdigest()}
+
+
+def test_gpus_serve_the_chat_model_and_llama_cpp_stands_by() -> None:
+    ports = {"llamacpp_chat": 8081, "llamacpp_embed": 8082, "vllm": 8083}
+    embedding = {"e": {"url": "http://127.0.0.1:8082", "kind": "embedding"}}
+    assert engines.qwen_models("m", "e", ports, ["qwen"]) == {"m": {"url": "http://127.0.0.1:8081"}, **embedding}
+    assert engines.qwen_models("m", "e", ports, ["qwen", "vllm"]) == {
+        "m": {"url": "http://127.0.0.1:8083", "secondary": "m-cpu"},
+        "m-cpu": {"url": "http://127.0.0.1:8081"},
+        **embedding,
+    }
+    assert engines.cpu_alias("m", ["qwen", "vllm"]) == "m-cpu"
+    assert engines.cpu_alias("m", ["qwen"]) == "m"

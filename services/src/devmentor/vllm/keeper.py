@@ -127,7 +127,10 @@ def serve(settings: VllmSettings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    command = [str(settings.python), "-m", "vllm.entrypoints.openai.api_server", *settings.arguments]
+    # Its folder as it is now: processes that the engine starts stay in its release when `current` has moved. The
+    # interpreter itself is a link that must not be followed, or it would not be the environment's.
+    python = settings.python.parent.resolve() / settings.python.name
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *settings.arguments]
     process = subprocess.Popen(command)
     try:
         engine = HttpEngine(settings.port, settings.alias, settings.probe_s)
