@@ -100,7 +100,10 @@ class Unit:
             "KEEPER_DRAIN_S": "5",
             **settings,
         }
-        self.process = subprocess.Popen([sys.executable, "-m", "devmentor.vllm"], env=environment)
+        # A session of its own: what the keeper leaves goes with it, as a unit's cgroup would.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "devmentor.vllm"], env=environment, start_new_session=True
+        )
 
     def until(self, condition: Callable[[], bool], limit_s: float = 30) -> None:
         end = time.monotonic() + limit_s
@@ -116,7 +119,8 @@ class Unit:
         return self.said.count("WATCHDOG=1")
 
     def end(self) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.channel.close()
 
