@@ -39,6 +39,9 @@ def vllm_plan(
     kinds: dict[str, Any] = {name: type(value) for name, value in dataclasses.asdict(Wanted()).items()}
     try:
         asked = Wanted(**{name: kinds[name](value) for name, value in wanted.items()})
+        if device != "cpu" and facts.get("error"):
+            remedy = "docs/vllm.md has the driver's setup; make preflight says more"
+            raise SizingError("vllm_device", f"the GPUs cannot be read: {facts['error']}", remedy)
         if device == "cpu":
             made = plan_cpu(config, asked, int(cpu_kv_gib), int(weight_bytes) or None)
         else:

@@ -73,6 +73,15 @@ def check_exclusive(platform: Platform) -> list[Problem]:
                     f"leave {host.name} in one of them",
                 )
             )
+        if "vllm" in mine and "vllm_artifacts" in host.values and not host.values["vllm_artifacts"]:
+            problems.append(
+                Problem(
+                    (host.name,),
+                    "vllm_artifacts",
+                    "is empty, and the host is in group vllm",
+                    f"name the model's files there, or take {host.name} out of vllm",
+                )
+            )
         if "vllm" in mine and not {"qwen", "qwen_standby"} & set(mine):
             problems.append(
                 Problem(

@@ -44,6 +44,12 @@ def test_what_does_not_fit_names_host_variable_and_remedy() -> None:
         made(context=99999)
 
 
+def test_a_driver_that_does_not_answer_is_the_reason() -> None:
+    broken = {**facts(0), "error": "Driver/library version mismatch"}
+    with pytest.raises(AnsibleFilterError, match="llm1: vllm_device: the GPUs cannot be read: Driver/library"):
+        vllm.vllm_plan(broken, QWEN3_8B, {}, "llm1")
+
+
 def test_the_hosts_memory_grows_with_the_gpus() -> None:
     one, two = made(tensor_parallel=1)["memory_max"], made(tensor_parallel=2)["memory_max"]
     assert two - one == vllm.WORKER_MEMORY

@@ -341,6 +341,12 @@ def test_an_engine_that_nobody_could_ask_is_refused() -> None:
     assert lines(platform(groups={**GROUPS, "vllm": ["h1"]})) == []
 
 
+def test_gpu_hosts_have_a_model() -> None:
+    (line,) = lines(platform({**GROUPS, "vllm": ["h1"]}, per_host={"h1": {"vllm_artifacts": []}},
+                             specs={"vllm": {"vllm_artifacts": {"type": "list", "elements": "str"}}}))  # fmt: skip
+    assert line.startswith("h1: vllm_artifacts: is empty")
+
+
 def test_every_file_of_a_model_is_declared() -> None:
     specs = {
         "platform": {"devmentor_artifacts_generated": {"type": "dict"}},
