@@ -186,6 +186,17 @@ def test_an_archive_with_anything_but_plain_files_is_refused(host, name):
     assert not list(host.root.parent.rglob("outside"))
 
 
+def test_a_link_in_an_archive_is_refused(host):
+    wanted = host.wanted()
+    host.copy(wanted)
+    with tarfile.open(host.root / ".store" / "incoming" / f"{wanted.deps}.tar", "a") as bundle:
+        link = tarfile.TarInfo("link.whl")
+        link.type, link.linkname = tarfile.SYMTYPE, "thing.whl"
+        bundle.addfile(link)
+    with pytest.raises(ReleaseError, match="'link.whl' is not a plain file"):
+        host.releases.ensure(wanted)
+
+
 def test_another_entry_point_is_loaded_and_a_set_with_gaps_is_not_checked(host):
     wanted = Wanted("vllm-engine", "0.32.0-aaaaaaaaaaaa", "deps-1", PYTHON, entry="vllm")
     host.copy(wanted)
