@@ -68,7 +68,7 @@ def test_a_stream_in_progress_is_finished_before_the_stop(host):
 def test_a_frozen_engine_is_restarted(host):
     before = main_pid(host)
     # The engine's core, a child of the server: the server goes on answering /health.
-    core = host.check_output("pgrep --full --newest 'EngineCore' || pgrep --parent %s --newest", before)
+    core = host.check_output("pgrep --full --newest 'VLLM::[E]ngineCore'")
     host.check_output("kill -STOP %s", core)
     until(lambda: main_pid(host) not in (before, "0"), 180)
     until(lambda: host.service(UNIT).is_running, START_S)

@@ -193,7 +193,7 @@ def test_a_link_in_an_archive_is_refused(host):
         link = tarfile.TarInfo("link.whl")
         link.type, link.linkname = tarfile.SYMTYPE, "thing.whl"
         bundle.addfile(link)
-    with pytest.raises(ReleaseError, match="'link.whl' is not a plain file"):
+    with pytest.raises(ReleaseError, match=r"'link\.whl' is not a plain file"):
         host.releases.ensure(wanted)
 
 
