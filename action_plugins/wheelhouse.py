@@ -16,7 +16,16 @@ from ansible.utils.display import Display
 # Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from module_utils.devmentor.wheelhouse import WheelhouseError, build, built, describe, find
+from module_utils.devmentor.wheelhouse import (
+    Release,
+    WheelhouseError,
+    build,
+    build_locked,
+    built,
+    describe,
+    describe_locked,
+    find,
+)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -31,26 +40,48 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "services": {"type": "path", "required": True},
                 "directory": {"type": "path", "required": True},
                 "id": {"type": "str", "default": ""},
+                "pythons": {"type": "list", "elements": "str", "default": ["3.13"]},
+                "locks": {"type": "dict", "default": {}},
+                "package": {"type": "str", "default": ""},
             }
         )
-        services, directory = pathlib.Path(options["services"]), pathlib.Path(options["directory"]).resolve()
+        directory = pathlib.Path(options["directory"]).resolve()
         try:
             if options["id"]:
-                release, changed = find(options["id"], directory), False
-            elif self._task.check_mode:
-                release = describe(services, directory)
-                changed = not built(release)
+                had = [(find(options["id"], directory), False)]
             else:
-                directory.mkdir(parents=True, exist_ok=True)
-                release, changed = build(services, directory, Display().display)
+                had = [self._have(options, directory, python) for python in options["pythons"]]
         except (WheelhouseError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
-        return {
-            **result,
-            "changed": changed,
-            "id": release.id,
-            "version": release.version,
-            "python": release.python,
-            "deps": release.deps,
-            "directory": str(directory),
+        releases = {
+            release.python: {
+                "id": release.id,
+                "version": release.version,
+                "python": release.python,
+                "deps": release.deps,
+                "directory": str(directory),
+            }
+            for release, _ in had
         }
+        first = next(iter(releases.values()))
+        return {**result, "changed": any(changed for _, changed in had), **first, "releases": releases}
+
+    def _have(self, options: dict[str, Any], directory: pathlib.Path, python: str) -> tuple[Release, bool]:
+        """The release for one version of Python, and whether it was (in check mode: would be) built."""
+        services = pathlib.Path(options["services"])
+        say = Display().display
+        if options["locks"] and python not in options["locks"]:
+            known = ", ".join(sorted(options["locks"]))
+            raise WheelhouseError(f"{options['package']} has no lock for Python {python}, only for {known}.")
+        if not self._task.check_mode:
+            directory.mkdir(parents=True, exist_ok=True)
+        if options["locks"]:
+            pinned = pathlib.Path(options["locks"][python]), options["package"], python, services, directory
+            if not self._task.check_mode:
+                return build_locked(*pinned, say)
+            release = describe_locked(*pinned)
+        elif not self._task.check_mode:
+            return build(services, directory, say, python)
+        else:
+            release = describe(services, directory, python)
+        return release, not built(release)

@@ -110,6 +110,23 @@ def nearest_first(hosts: list[str], host: str, siblings: list[str]) -> list[str]
     return [*hosts[start:], *hosts[:start]]
 
 
+def qwen_models(chat: str, embedding: str, ports: Mapping[str, int], group_names: Iterable[str]) -> dict[str, Any]:
+    """What clients may ask a QWEN for, by name. On a host of group vllm its GPUs serve the chat model, and llama.cpp
+    the one that is asked where they fail, under a name of its own (`NAME-cpu`, see cpu_alias)."""
+    engine = {name: {"url": f"http://127.0.0.1:{ports[port]}"} for name, port in (
+        ("cpu", "llamacpp_chat"), ("embed", "llamacpp_embed"), ("gpu", "vllm"))}  # fmt: skip
+    models: dict[str, Any] = {embedding: {**engine["embed"], "kind": "embedding"}}
+    second = cpu_alias(chat, group_names)
+    if second == chat:
+        return {chat: engine["cpu"], **models}
+    return {chat: {**engine["gpu"], "secondary": second}, second: engine["cpu"], **models}
+
+
+def cpu_alias(chat: str, group_names: Iterable[str]) -> str:
+    """The name of llama.cpp's chat model on a host of these groups."""
+    return f"{chat}-cpu" if "vllm" in set(group_names) else chat
+
+
 def tenant_digests(
     keys: Mapping[str, str], budgets: Mapping[str, Mapping[str, int]] | None = None
 ) -> list[dict[str, str | int]]:
@@ -133,7 +150,9 @@ class FilterModule:
             "engine_files": engine_files,
             "model_artifacts": model_artifacts,
             "engine_units": engine_units,
+            "cpu_alias": cpu_alias,
             "engines_of": engines_of,
             "nearest_first": nearest_first,
+            "qwen_models": qwen_models,
             "tenant_digests": tenant_digests,
         }

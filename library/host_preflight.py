@@ -41,6 +41,13 @@ options:
     type: list
     elements: str
     default: []
+  gpu:
+    description: What an engine needs of the host's GPUs; without it they are not looked at.
+    type: dict
+    suboptions:
+      cuda: {description: The CUDA that the driver must run., type: str, default: ""}
+      ecc: {description: Whether memory without error correction is refused., type: bool, default: true}
+      accepted_xids: {description: Xid errors that are no reason to refuse., type: list, elements: int, default: []}
   vip: {description: Virtual address that a network of the host must contain; empty for none., type: str, default: ""}
 author: DevMentor platform developers
 """
@@ -74,7 +81,7 @@ import sys
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.devmentor import hostcheck
+from ansible.module_utils.devmentor import gpu_health, gpu_read, hostcheck
 
 ARGUMENTS = {
     "debian": {"type": "list", "elements": "str", "required": True},
@@ -100,6 +107,14 @@ ARGUMENTS = {
     },
     "ports": {"type": "dict", "default": {}},
     "units": {"type": "list", "elements": "str", "default": []},
+    "gpu": {
+        "type": "dict",
+        "options": {
+            "cuda": {"type": "str", "default": ""},
+            "ecc": {"type": "bool", "default": True},
+            "accepted_xids": {"type": "list", "elements": "int", "default": []},
+        },
+    },
     "vip": {"type": "str", "default": ""},
 }
 
@@ -114,6 +129,12 @@ def networks():
         # A virtual address that is up has a prefix of 32: it must not vouch for itself.
         if link.get("ifname") != "lo" and address["prefixlen"] not in (32, 128)
     ]
+
+
+def gpu_findings(need):
+    """What speaks against an engine on the host's GPUs."""
+    needs = gpu_health.GpuNeeds(need["cuda"], frozenset(need["accepted_xids"]), need["ecc"])
+    return gpu_health.check(gpu_read.read(), needs)
 
 
 def main():
@@ -132,6 +153,7 @@ def main():
             want["disks"], {disk["path"]: hostcheck.read_disk(disk["path"]) for disk in want["disks"]}
         ),
         *hostcheck.check_ports(hostcheck.read_listeners(set(want["ports"])), want["ports"], want["units"]),
+        *(gpu_findings(want["gpu"]) if want["gpu"] else []),
         *(hostcheck.check_vip(want["vip"], networks()) if want["vip"] else []),
     ]
     module.exit_json(

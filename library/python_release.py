@@ -13,9 +13,10 @@ description:
   - Apps of one host share the installed release; the second and third app cost a link.
 options:
   app:
-    description: The service; C(devmentor-APP) is its entry point.
+    description: The service; C(devmentor-APP) is its entry point, if not O(entry).
     type: str
     required: true
+  entry: {description: A console script of the release that is loaded before the switch., type: str, default: ''}
   id: {description: The release., type: str, required: true}
   deps: {description: Its set of dependencies., type: str, required: true}
   python: {description: The Python version its wheels are for., type: str, required: true}
@@ -56,6 +57,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "app": {"type": "str", "required": True},
+            "entry": {"type": "str", "default": ""},
             "id": {"type": "str", "required": True},
             "deps": {"type": "str", "required": True},
             "python": {"type": "str", "required": True},
@@ -68,7 +70,7 @@ def main():
     given = module.params
     if given["keep"] < 1:
         module.fail_json(msg=f"keep is {given['keep']}: at least the running release must be kept.")
-    wanted = Wanted(given["app"], given["id"], given["deps"], given["python"], given["keep"])
+    wanted = Wanted(given["app"], given["id"], given["deps"], given["python"], given["keep"], given["entry"])
     try:
         outcome = Releases(Path(given["directory"]), given["compile_bytecode"]).ensure(wanted, module.check_mode)
     except (ReleaseError, OSError) as error:

@@ -22,6 +22,18 @@ options:
     description: A release built earlier, for a rollback. The one of the source tree where it is left out or empty.
     type: str
     default: ''
+  pythons:
+    description: Versions of Python to have a release for, those of the hosts of the run.
+    type: list
+    elements: str
+    default: ['3.13']
+  locks:
+    description:
+      - Locks of software that is not ours, by version of Python. The release is then what the lock pins, and
+        O(services) gives the installer alone.
+    type: dict
+    default: {}
+  package: {description: The package of O(locks) that gives the release its version., type: str, default: ''}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -38,7 +50,15 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-id: {description: The release id., type: str, returned: success, sample: 0.1.0-0123456789ab}
+releases:
+  description: By version of Python what follows below; with O(id), that release alone.
+  type: dict
+  returned: success
+id:
+  description: The release id (of the first version of Python).
+  type: str
+  returned: success
+  sample: 0.1.0-0123456789ab
 version: {description: The version., type: str, returned: success}
 python: {description: The Python version the wheels are for., type: str, returned: success}
 deps: {description: Name of the set of dependencies., type: str, returned: success}

@@ -38,6 +38,7 @@ from safetensors.numpy import load as load_safetensors
 
 from module_utils.devmentor.artifacts import ArtifactError, select_artifacts
 from module_utils.devmentor.artifacts_cache import Fetcher, sha256_of
+from tools import tiny_hf
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = "minilm-wheel"
@@ -252,15 +253,17 @@ def _finish(writer: gguf.GGUFWriter) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One file to have: `inputs` names everything that its bytes depend on, `write` makes it."""
+    """One file to have: `inputs` names everything that its bytes depend on, `write` makes it. `installed` is its name
+    on a host where that is another than in the store."""
 
     name: str
     inputs: str
     write: Callable[[Path], None]
+    installed: str = ""
 
     @property
     def file(self) -> str:
-        return f"{self.name}.gguf"
+        return f"{self.name}{Path(self.installed).suffix or '.gguf'}"
 
     @property
     def version(self) -> str:
@@ -323,7 +326,7 @@ def declarations(made: Mapping[str, tuple[Model, str]]) -> str:
     entries = {
         name: {
             "version": model.version,
-            "file": model.file,
+            "file": model.installed or model.file,
             "mode": "0644",
             "sha256": digest,
             "sources": [{"from": f"file:models/{model.file}", "sha256": digest}],
@@ -351,9 +354,15 @@ def models(artifacts: Mapping[str, Any], cache: Path) -> list[Model]:
 
     recipe = f"recipe {RECIPE}, gguf {gguf.GGUF_VERSION}"
     template = sha256_of(CHAT_TEMPLATE)
+    source = f"numpy {np.__version__}, {sha256_of(Path(tiny_hf.__file__))}"
     return [
         Model("tiny-qwen3", f"{recipe}, {TinyQwen()}, {template}", write_tiny_qwen),
         Model("all-minilm-l6-v2", f"{recipe}, {wheel_sha256(artifacts)}", minilm),
+        *(
+            # tiny-qwen3-hf-config, ...: what role vllm serves in its scenario
+            Model(f"tiny-qwen3-hf-{Path(file).stem.replace('_', '-')}", source, write, file)
+            for file, write in tiny_hf.files(byte_alphabet()).items()
+        ),
     ]
 
 

@@ -93,7 +93,7 @@ def host_view(
     wanted = [key for key in names if key in merged]
     if not names:
         wanted = [key for key in raw if key in known or key.startswith("vault_") or key in ("zone", "ansible_host")]
-        needed = [*_TEMPLATED_DEFAULTS, *(key for key in known if key.endswith("_artifact"))]
+        needed = [*_TEMPLATED_DEFAULTS, *(key for key in known if key.endswith(("_artifact", "_artifacts")))]
         wanted += [key for key in needed if key in merged and key not in wanted]
     values: dict[str, Any] = dict(merged)
     errors: dict[str, str] = {}

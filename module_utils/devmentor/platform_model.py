@@ -11,6 +11,7 @@ GROUP_SIZES: dict[str, tuple[int, int | None]] = {
     "gateway": (2, 2),
     "qwen": (3, 10),
     "qwen_standby": (0, None),
+    "vllm": (0, None),
     "pbml": (3, 3),
     "cache": (2, 2),
     "qdrant": (3, 3),

@@ -38,9 +38,8 @@ def _undeclared_artifacts(
     platform: Platform, host: Host, options: c.Iterable[str], declared: set[str]
 ) -> list[Problem]:
     problems = []
-    for name in options:
-        artifact = host.values.get(name)
-        if name.endswith("_artifact") and isinstance(artifact, str) and artifact and artifact not in declared:
+    for name, artifact in _named(host, options):
+        if isinstance(artifact, str) and artifact and artifact not in declared:
             close = difflib.get_close_matches(artifact, sorted(declared), 1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             problems.append(
@@ -52,3 +51,13 @@ def _undeclared_artifacts(
                 )
             )
     return problems
+
+
+def _named(host: Host, options: c.Iterable[str]) -> c.Iterator[tuple[str, object]]:
+    """The artefacts that a host's variables name: one in `*_artifact`, several in `*_artifacts`."""
+    for name in options:
+        value = host.values.get(name)
+        if name.endswith("_artifact"):
+            yield name, value
+        elif name.endswith("_artifacts") and isinstance(value, list):
+            yield from ((name, item) for item in value)

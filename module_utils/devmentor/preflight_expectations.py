@@ -7,12 +7,12 @@ from typing import Any
 
 from .platform_model import GROUP_SIZES, STANDBY, Host
 
-# Debian 13 everywhere; hosts of these groups alone may run Debian 12. Releases of our services are for Python 3.13.
-DEBIAN_12_GROUPS = frozenset({"spare"})
+# Debian 13 everywhere; hosts of these groups alone may run Debian 12: the others need packages that only Debian 13 has.
+DEBIAN_12_GROUPS = frozenset({"qwen", "qwen_standby", "vllm", "spare"})
 
 
-# Ports that are not the roles' to bind: sshd's, and that of an engine which the operator runs.
-FOREIGN_PORTS = frozenset({"ssh", "vllm"})
+# sshd's port is not the roles' to bind.
+FOREIGN_PORTS = frozenset({"ssh"})
 
 
 def listeners(values: c.Mapping[str, Any], groups: c.Collection[str]) -> dict[str, str]:
@@ -32,7 +32,20 @@ def listeners(values: c.Mapping[str, Any], groups: c.Collection[str]) -> dict[st
     for name, engine in (values.get("llamacpp_instances") or {}).items():
         if isinstance(engine, c.Mapping) and "port" in engine and set(engine.get("groups", ())) & set(groups):
             found[f"{engine['port']}/tcp"] = f"llamacpp_{name}"
+    if "vllm" in groups and "vllm" in table:
+        found[f"{table['vllm']}/tcp"] = "vllm"
     return found
+
+
+def gpu_needs(values: c.Mapping[str, Any], groups: c.Collection[str]) -> dict[str, Any] | None:
+    """What vLLM asks of the host's GPUs; None where it does not run on any."""
+    if "vllm" not in groups or values.get("vllm_device", "cuda") != "cuda":
+        return None
+    return {
+        "cuda": str(values.get("vllm_cuda") or ""),
+        "ecc": bool(values.get("vllm_require_ecc", True)),
+        "accepted_xids": [int(code) for code in values.get("vllm_accepted_xids") or []],
+    }
 
 
 def expectations(host: Host) -> dict[str, Any]:
@@ -70,5 +83,6 @@ def expectations(host: Host) -> dict[str, Any]:
                 for unit in footprint.get("units", [])
             }
         ),
+        "gpu": gpu_needs(values, groups),
         "vip": str(values.get("devmentor_vip") or "") if "gateway" in groups else "",
     }

@@ -73,6 +73,24 @@ def check_exclusive(platform: Platform) -> list[Problem]:
                     f"leave {host.name} in one of them",
                 )
             )
+        if "vllm" in mine and "vllm_artifacts" in host.values and not host.values["vllm_artifacts"]:
+            problems.append(
+                Problem(
+                    (host.name,),
+                    "vllm_artifacts",
+                    "is empty, and the host is in group vllm",
+                    f"name the model's files there, or take {host.name} out of vllm",
+                )
+            )
+        if "vllm" in mine and not {"qwen", "qwen_standby"} & set(mine):
+            problems.append(
+                Problem(
+                    (host.name,),
+                    "group vllm",
+                    "has a host without QWEN: its engine is on loopback, nobody could ask it",
+                    f"put {host.name} into qwen or qwen_standby as well, or take it out of vllm",
+                )
+            )
     return problems
 
 
@@ -87,7 +105,7 @@ def check_zones(platform: Platform) -> list[Problem]:
     problems = []
     for group in GROUP_SIZES:
         members = platform.members(group)
-        if group in ("qwen_standby", "spare", "objectstore") or len(members) < 2:
+        if group in ("qwen_standby", "vllm", "spare", "objectstore") or len(members) < 2:
             continue
         counts = {z: [m for m in members if zone[m] == z] for z in sorted({zone[m] for m in members})}
         fullest = max(counts, key=lambda z: len(counts[z]))

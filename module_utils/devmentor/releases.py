@@ -37,13 +37,15 @@ class ReleaseError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """The release an app shall run. `deps` names its wheels, `python` the interpreter version they were made for."""
+    """The release an app shall run. `deps` names its wheels, `python` the interpreter version they were made for,
+    `entry` the console script that is loaded before a switch (devmentor-APP where it is empty)."""
 
     app: str
     id: str
     deps: str
     python: str
     keep: int = 3
+    entry: str = ""
 
 
 @dataclasses.dataclass
@@ -130,7 +132,8 @@ class Releases:
         if version != wanted.python:
             raise ReleaseError(
                 f"release {wanted.id} is made for Python {wanted.python}, this host has {version}. "
-                "Remedy: run this service on Debian 13, whose interpreter the wheelhouse is made for."
+                "Remedy: let the run gather the host's facts (no --tags that leave them out), so that it gets the "
+                "release for its Python; the services have one for Debian 13 and one for Debian 12."
             )
         wheels = self._unpack_wheels(wanted.deps)
         with tempfile.TemporaryDirectory(prefix=".own-", dir=self._store) as folder:
@@ -155,7 +158,8 @@ class Releases:
             install += ["--find-links", str(wheels), "--find-links", str(own)]
             install += ["--compile-bytecode"] if self._compile else []
             self._uv([*install, "-r", str(own / "requirements.txt")])
-            self._uv([uv, "pip", "check", "--quiet", "--python", python])
+            if json.loads((own / "release.json").read_text()).get("whole", True):
+                self._uv([uv, "pip", "check", "--quiet", "--python", python])
             shutil.copyfile(own / "release.json", staging / "release.json")
             (staging / ".lock").unlink(missing_ok=True)  # uv leaves it writable by everybody
         # On disk before it has its name: after a power cut a release is whole or not there.
@@ -199,11 +203,11 @@ class Releases:
             "import importlib.metadata as m, sys; "
             "[e] = m.entry_points(group='console_scripts', name=sys.argv[1]); e.load()"
         )
-        python = str(self._store / wanted.id / "bin" / "python")
+        python, entry = str(self._store / wanted.id / "bin" / "python"), wanted.entry or f"devmentor-{wanted.app}"
         _run(
-            [python, "-I", "-c", load, f"devmentor-{wanted.app}"],
+            [python, "-I", "-c", load, entry],
             {"PATH": "/usr/bin:/bin"},
-            f"loading devmentor-{wanted.app}",
+            f"loading {entry}",
         )
 
     def _switch(self, wanted: Wanted, previous: str) -> None:
@@ -239,15 +243,18 @@ class Releases:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Plain files, as the wheelhouse packs them. (Debian 12's Python has no extraction filters to leave this to.)"""
+    """Files of a flat archive. By hand: Debian 12's tarfile has no filters (PEP 706)."""
     try:
         with tarfile.open(archive) as bundle:
             for member in bundle:
-                content = bundle.extractfile(member) if member.isreg() else None
-                if content is None or member.name != Path(member.name).name:
-                    raise tarfile.ReadError(f"{member.name} is no plain file at its top")
-                with content, (target / member.name).open("wb") as out:
-                    shutil.copyfileobj(content, out)
+                source = bundle.extractfile(member) if Path(member.name).name == member.name else None
+                if source is None or not member.isreg():
+                    raise tarfile.ReadError(f"{member.name!r} is not a plain file")
+                with source, (target / member.name).open("wb") as out:
+                    shutil.copyfileobj(source, out, 1 << 20)
+                    if out.tell() != member.size:
+                        raise tarfile.ReadError(f"{member.name} ends early")
+                (target / member.name).chmod(0o644)
     except (tarfile.TarError, EOFError) as error:
         archive.unlink()
         raise ReleaseError(

@@ -197,6 +197,43 @@ def test_wheels_nobody_was_made_from_go(host):
     assert [path.name for path in (host.root / ".store" / "wheels").iterdir()] == ["deps-2"]
 
 
+@pytest.mark.parametrize("name", ["../outside", "/outside", "folder/inside"])
+def test_an_archive_with_anything_but_plain_files_is_refused(host, name):
+    wanted = host.wanted()
+    host.copy(wanted)
+    tar(host.root / ".store" / "incoming" / f"{wanted.deps}.tar", {name: b"x"})
+    with pytest.raises(ReleaseError, match="not a plain file"):
+        host.releases.ensure(wanted)
+    assert not list(host.root.parent.rglob("outside"))
+
+
+def test_a_link_in_an_archive_is_refused(host):
+    wanted = host.wanted()
+    host.copy(wanted)
+    with tarfile.open(host.root / ".store" / "incoming" / f"{wanted.deps}.tar", "a") as bundle:
+        link = tarfile.TarInfo("link.whl")
+        link.type, link.linkname = tarfile.SYMTYPE, "thing.whl"
+        bundle.addfile(link)
+    with pytest.raises(ReleaseError, match=r"'link\.whl' is not a plain file"):
+        host.releases.ensure(wanted)
+
+
+def test_another_entry_point_is_loaded_and_a_set_with_gaps_is_not_checked(host):
+    wanted = Wanted("vllm-engine", "0.32.0-aaaaaaaaaaaa", "deps-1", PYTHON, entry="vllm")
+    host.copy(wanted)
+    described = json.dumps({"id": wanted.id, "deps": wanted.deps, "whole": False}).encode()
+    tar(
+        host.root / ".store" / "incoming" / f"release-{wanted.id}.tar",
+        {"requirements.txt": b"", "release.json": described},
+    )
+    host.releases.ensure(wanted)
+    assert host.ran[-1][-1] == "vllm"
+    assert not [command for command in host.ran if "check" in command]
+    host.install(app="qwen", release="0.1.0-bbbbbbbbbbbb")
+    assert [command for command in host.ran if "check" in command]
+    assert host.ran[-1][-1] == "devmentor-qwen"
+
+
 def test_another_python_is_refused_before_anything_is_done(host):
     wanted = Wanted("qwen", "0.1.0-aaaaaaaaaaaa", "deps-1", "2.7")
     host.copy(wanted)

