@@ -3,7 +3,8 @@
     guest.py write|read
 
 `write` tells of each write once the agent's code said that it is durable; `read` tells what is there after a boot. Each
-subject has a disk of its own, or the fsync of one would save another. Messages are lines of JSON on the second serial port.
+subject has a disk of its own, or the fsync of one would save another. Messages are lines of JSON on the second serial
+port.
 """
 
 import asyncio
@@ -39,7 +40,6 @@ OPTIONS = b"commit=3600,noauto_da_alloc"
 WRITE_BACK = Path("/proc/sys/vm/dirty_writeback_centisecs")
 LEADER, FOLLOWERS = "vm1", (frozenset({"vm2", "vm3"}), frozenset({"vm2", "vm3", "vm4"}))
 PAUSE_SECONDS = 0.2
-TRIES = 20
 BIN = Path("/usr/lib/postgresql/17/bin")
 
 
@@ -66,7 +66,7 @@ def mount_disks() -> set[str]:
 
 @contextlib.contextmanager
 def without_fsync(*kinds: int) -> Iterator[None]:
-    """os.fsync does nothing for files of these kinds (stat.S_IFREG, stat.S_IFDIR): what the code would be without it."""
+    """os.fsync does nothing for files of these kinds (stat.S_IFREG, stat.S_IFDIR): the code as it would be without."""
     fsync = os.fsync
 
     def some(handle: int) -> None:
@@ -112,6 +112,11 @@ class RuleRow:
 
     async def open(self) -> None:
         """Start the server, recovery included."""
+        self._start()
+        rules = await self._answered(self._postgres.rules)
+        self._rule = rules[-1] if rules else None
+
+    def _start(self) -> None:
         data, run = DISKS / self.name / "data", Path(f"/run/{self.name}")
         run.mkdir(mode=0o755)
         config = run / "postgresql.conf"
@@ -119,12 +124,14 @@ class RuleRow:
             "listen_addresses = ''",
             f"unix_socket_directories = '{run}'",
             "shared_buffers = '16MB'",
+            # The commit itself must flush: the writer of what others leave behind comes too late to help.
+            "wal_writer_delay = '10s'",
             # As while a leader's row waits for its quorum: nothing but `local` gets through.
             f"synchronous_standby_names = '{NOBODY_NEED.setting}'",
             *self._settings,
         )
         config.write_text(PLATFORM_SETTINGS.read_text() + "\n".join(own) + "\n")
-        os.chown(run, (data.stat()).st_uid, -1)
+        os.chown(run, data.stat().st_uid, -1)
         self._log = run / "log"
         self._server = subprocess.Popen(
             [BIN / "postgres", "-D", data, "-c", f"config_file={config}"],
@@ -135,8 +142,6 @@ class RuleRow:
             SimpleNamespace(pg_data_dir=data, pg_socket_dir=str(run), pg_port=5432)  # type: ignore[arg-type]
         )
         self._leading = Leading(SimpleNamespace(postgres=self._postgres))  # type: ignore[arg-type]
-        rules = await self._answered(self._postgres.rules)
-        self._rule = rules[-1] if rules else None
 
     async def _answered(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """As a leader does, again where there was no answer in time. Raises OSError where the server has ended."""

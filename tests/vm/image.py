@@ -1,4 +1,4 @@
-"""What the guest boots from: Debian's cloud kernel, a small Debian with PostgreSQL and Python, and a fresh data directory.
+"""What the guest boots from: Debian's cloud kernel, a small Debian with PostgreSQL and Python, a fresh data directory.
 
 Made by mmdebstrap once per content and kept in .cache/vm; nothing is mounted, file systems are filled by mke2fs.
 """
@@ -47,7 +47,7 @@ HOOKS = (
     # Configured with the package it would make a cluster of its own.
     'essential: mkdir -p "$1/etc/postgresql-common" && '
     'echo "create_main_cluster = false" > "$1/etc/postgresql-common/createcluster.conf"',
-    # Unpacked and not installed: an installed kernel brings an initramfs of fifty megabytes, which takes a minute to boot.
+    # Unpacked and not installed: an installed kernel brings initramfs-tools and an initramfs, which nobody would use.
     'customize: mkdir "$1/kernel" && cd "$1/kernel" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && '
     f"apt-get download $(apt-cache depends {KERNEL} | sed -n 's/^ *Depends: \\(linux-image-[0-9]\\)/\\1/p') && "
     "dpkg-deb -x linux-image-*.deb . && rm linux-image-*.deb",

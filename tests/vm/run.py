@@ -4,8 +4,8 @@
 
 A round: the guest boots and writes promises and rule rows with the agent's code; the emulator is killed at a random
 moment; the guest boots again and says what it finds. Controls run the same code without fsync and must lose what it
-called durable. Results are appended to .cache/bench/vm-postgres.jsonl with the commit. Exits 1 where something acknowledged
-was lost, or where a control lost nothing in any round.
+called durable. Results are appended to .cache/bench/vm-postgres.jsonl with the commit. Exits 1 where something that was
+acknowledged is lost, or where a control lost nothing in any round.
 """
 
 from __future__ import annotations
@@ -111,13 +111,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=300, help="seconds that one step of the guest may take (300)")
-    parser.add_argument("--install-prerequisites", action="store_true", help="install missing Debian packages, then run")
+    parser.add_argument("--install-prerequisites", action="store_true", help="first what is missing")
     options = parser.parse_args(arguments)
-    version, seen = commit(), []
+    seen: list[dict[str, object]] = []
     try:
         if options.install_prerequisites:
             machine.install_prerequisites(PROGRAMS)
-        machine.require_machine(PROGRAMS, "make vm-postgres")
+        machine.require_machine(PROGRAMS, "make vm-postgres installs it")
+        version = commit()
         with locked(CACHE / "run.lock"):
             shutil.rmtree(WORK, ignore_errors=True)
             WORK.mkdir()
@@ -136,6 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
     except LabError as error:
         print(f"vm-postgres: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("vm-postgres: interrupted; the emulator has ended", file=sys.stderr)
+        return 130
     return verdict(seen)
 
 
