@@ -20,20 +20,20 @@ busybox mount -t sysfs sysfs /sys
 for module in /modules/*; do busybox insmod $module; done
 for disk in /sys/block/vd*; do
   read -r name < $disk/serial
-  if [ "$name" = root ]; then busybox mount -t ext4 -o ro /dev/${disk##*/} /root; fi
+  if [ "$name" = root ]; then busybox mount -t ext4 -o ro /dev/${disk##*/} /system; fi
 done
-busybox mount --move /dev /root/dev
-busybox mount --move /sys /root/sys
-busybox mount -t proc proc /root/proc
-busybox mount -t tmpfs tmpfs /root/run
-busybox mount -t tmpfs tmpfs /root/tmp
-busybox mkdir -m 1777 /root/dev/shm
-busybox mount -t tmpfs tmpfs /root/dev/shm
-busybox cp -r /code /run.conf /root/run/
-exec busybox chroot /root /usr/bin/env -i PATH=/usr/bin:/usr/sbin:/bin:/sbin LC_ALL=C.UTF-8 PYTHONPATH=/run/code \
+busybox mount --move /dev /system/dev
+busybox mount --move /sys /system/sys
+busybox mount -t proc proc /system/proc
+busybox mount -t tmpfs tmpfs /system/run
+busybox mount -t tmpfs tmpfs /system/tmp
+busybox mkdir -m 1777 /system/dev/shm
+busybox mount -t tmpfs tmpfs /system/dev/shm
+busybox cp -r /code /run.conf /system/run/
+exec busybox chroot /system /usr/bin/env -i PATH=/usr/bin:/usr/sbin:/bin:/sbin LC_ALL=C.UTF-8 PYTHONPATH=/run/code \
   /usr/bin/python3 -u /run/code/guest.py "$@"
 """
-FOLDERS = ("bin", "dev", "sys", "root", "modules")
+FOLDERS = ("bin", "dev", "sys", "system", "modules")
 TEMPLATE = ROOT / "roles" / "postgres" / "templates" / "10-platform.conf.j2"
 # What the guest has not: certificates, a network, an archive.
 ELSEWHERE = ("ssl", "archive", "listen_addresses")
