@@ -18,7 +18,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
-	bench-failover bench-semantic-cache bench-qwen clean
+	vm-postgres bench-failover bench-semantic-cache bench-qwen clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
+
+vm-postgres: venv ## a virtual machine's power fails: the agent's fsync, beside controls without; ROUNDS=5 SEED=1
+	@python -m tests.vm.run --install-prerequisites --rounds $(or $(ROUNDS),5) --seed $(or $(SEED),1) $(ARGS)
 
 bench-failover: venv ## failover and switchover beside Patroni: ROUNDS=3 PEER_ROUNDS=3; writes docs/postgres-ha-bench.md
 	@python -m tests.bench.failover.run --rounds $(or $(ROUNDS),3) --seed $(or $(SEED),1) \

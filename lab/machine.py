@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,9 @@ CLIENT_SETTINGS = re.compile(
 )
 
 
-def missing_packages() -> list[str]:
-    absent = {package for program, package in PROGRAMS.items() if shutil.which(program) is None}
+def missing_packages(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
+    """Debian packages of the programs (program -> package) that this machine does not have."""
+    absent = {package for program, package in programs.items() if shutil.which(program) is None}
     if not KEYRING.exists():
         absent.add("debian-archive-keyring")
     return sorted(absent)
@@ -42,21 +44,23 @@ def require_root() -> None:
         raise PrerequisiteError("the lab makes network interfaces and containers, which needs root", "run it with sudo")
 
 
-def require_machine() -> None:
-    """Raise one error that names everything that is missing."""
+def require_machine(
+    programs: Mapping[str, str] = PROGRAMS, installer: str = "python -m lab install-prerequisites"
+) -> None:
+    """Raise one error that names everything that is missing. `installer`: the command that installs it."""
     require_root()
-    if absent := missing_packages():
+    if absent := missing_packages(programs):
         names = " ".join(absent)
         raise PrerequisiteError(
             f"this machine lacks the Debian package{'s' if len(absent) > 1 else ''} {names}",
-            f"python -m lab install-prerequisites (or: apt-get install {names})",
+            f"{installer} (or: apt-get install {names})",
         )
 
 
-def install_prerequisites() -> list[str]:
+def install_prerequisites(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
     """Install what is missing by apt; returns the packages."""
     require_root()
-    absent = missing_packages()
+    absent = missing_packages(programs)
     if absent:
         run(["apt-get", "update"])
         run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends", *absent])

@@ -52,8 +52,9 @@ class Rule:
             raise RuleError(f"rule {self.epoch}.{self.sub}: a leader needs at least one follower other than itself")
         if self.w != write_quorum(len(self.followers)):
             raise RuleError(f"rule {self.epoch}.{self.sub}: w is {self.w}, not {write_quorum(len(self.followers))}")
-        if self.removed & self.members:
-            raise RuleError(f"rule {self.epoch}.{self.sub}: {sorted(self.removed & self.members)} are in it and removed")
+        both = sorted(self.removed & self.members)
+        if both:
+            raise RuleError(f"rule {self.epoch}.{self.sub}: {both} are in it and removed")
         if self.prior > self.key:
             raise RuleError(f"rule {self.epoch}.{self.sub}: prior {self.prior} is later than itself")
 

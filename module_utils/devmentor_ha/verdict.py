@@ -197,7 +197,7 @@ def _membership(rule: Rule, nodes: Sequence[str], away: Collection[str]) -> Iter
         yield Reason(name, f"is known to be down and in rule {rule.name}", "The leader leaves it out, not the last one")
     for name in sorted(set(nodes) - rule.members - set(away)):
         if name in rule.removed:
-            back = "pg_maintenance.yml -e maintenance=add -e target=NODE takes it back in; or take it out of the inventory"
+            back = f"pg_maintenance.yml -e maintenance=add -e target={name}, or take it out of the inventory"
             yield Reason(name, f"was removed from the rule by an operator ({rule.name})", back)
         else:
             yield Reason(name, f"is not in rule {rule.name}", "It joins once it streams without lag")

@@ -349,16 +349,12 @@ class Duties:
         self._long = asyncio.create_task(self.rejoin(leader, why, method))
 
     async def rejoin(self, leader: LeaderView, why: str, method: str = "auto") -> tuple[str, str] | None:
-        """Stop, bring in line, start as a follower. The server is kept stopped where that fails.
-
-        None where it failed, or where something else keeps the server stopped already: a second copy would remove what
-        the first one has copied.
-        """
+        """Stop, bring in line, start as a follower. The server is kept stopped where that fails; then None."""
         agent = self._agent
         log.info("rejoins", extra={"leader": leader.name, "epoch": leader.epoch, "reason": why})
         agent.leading.stop()
         async with agent.lock:
-            if agent.busy:
+            if agent.busy:  # a second copy would remove what the first one has copied
                 log.warning("rejoins no second time", extra={"leader": leader.name, "busy": agent.busy})
                 return None
             if agent.state.promise.epoch > leader.epoch:

@@ -119,7 +119,7 @@ class Pooler:
     async def retarget(self, rule: Rule, replicas: list[str]) -> dict[str, Any]:
         """Lead clients to the rule's leader; a rule that is not above the one followed changes nothing.
 
-        Where one is in the middle of a transaction with another node, its entry's clients are dropped, the others are not.
+        Of an entry with a client in the middle of a transaction with another node all clients are dropped.
         """
         async with self._lock:
             follows = self._follows()

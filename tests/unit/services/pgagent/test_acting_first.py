@@ -135,6 +135,20 @@ async def test_nobody_acts_for_others_without_suspecting_itself(surround):
     assert around.neighbours.calls("fence") == []
 
 
+async def test_who_finds_the_leader_alive_while_it_asks_the_others_does_nothing(surround, caplog):
+    around = surround("pg2")
+    lose_the_leader(around)
+
+    def meanwhile(_body):
+        around.agent.suspicion = None
+        return {**around.neighbours.status["pg3"], "now": CLOCK.time()}
+
+    around.neighbours.answers["pg3", "status"] = meanwhile
+    await around.live(10)
+    assert around.neighbours.calls("fence") == []
+    assert "unexpected" not in caplog.text
+
+
 async def test_nobody_acts_while_a_pretended_peer_has_just_promised(surround):
     around = surround("pg2")
     await around.live(5)

@@ -2,7 +2,7 @@
 
 from devmentor.pbml.migrations.run import execute
 
-revision = "0006"
+revision = "0004"
 down_revision = "0003"
 
 
