@@ -11,7 +11,9 @@ import collections.abc as c
 import dataclasses
 import subprocess
 import time
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 
@@ -91,7 +93,7 @@ class Recorder:
         return result == PASS
 
 
-def poll(function: c.Callable[[], str], patience: float, pause: float = 1.0) -> str:
+def poll(function: c.Callable[[], T], patience: float, pause: float = 1.0) -> T:
     """Ask again until it passes or patience (seconds) ends; then its last complaint stands."""
     deadline = time.monotonic() + patience
     while True:
