@@ -7,12 +7,13 @@ from scenario import until
 testinfra_hosts = ["vllm"]
 
 URL = "http://127.0.0.1:8083"
+JSON = "Content-Type: application/json"
 START_S = 600
 UNIT = "vllm@chat"
 
 
 def post(host, path, body):
-    result = host.run("curl --silent --max-time 120 --data %s %s", json.dumps(body), f"{URL}{path}")
+    result = host.run(f"curl --silent --max-time 120 --header '{JSON}' --data %s %s", json.dumps(body), f"{URL}{path}")
     assert result.rc == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -55,14 +56,15 @@ def test_the_model_is_what_was_declared_and_nobody_else_may_change_it(host):
 def test_a_stream_in_progress_is_finished_before_the_stop(host):
     body = {"model": "tiny-qwen3", "prompt": "Talk.", "max_tokens": 200, "ignore_eos": True, "stream": True}
     host.run("rm -f /tmp/drain.out")
-    stream = f"curl --silent --no-buffer --max-time 120 --data '{json.dumps(body)}' {URL}/v1/completions"
+    curl = f"curl --silent --no-buffer --max-time 120 --header '{JSON}'"
+    stream = f"{curl} --data '{json.dumps(body)}' {URL}/v1/completions"
     start = f"({stream} >/tmp/drain.out &)"
     host.check_output("bash -c %s", start)
     until(lambda: host.file("/tmp/drain.out").exists and host.file("/tmp/drain.out").size > 0, 60)
     host.check_output("systemctl stop %s", UNIT)
     assert host.file("/tmp/drain.out").content_string.rstrip().endswith("data: [DONE]")
     assert host.check_output("systemctl show --property Result --value %s", UNIT) == "success"
-    host.check_output("timeout %s systemctl start %s", START_S, UNIT)
+    host.check_output(f"timeout {START_S} systemctl start %s", UNIT)
 
 
 def test_a_frozen_engine_is_restarted(host):
