@@ -109,10 +109,10 @@ class Account:
         None where more than `most` would be owed, or the row said of this window that less is left.
         """
         self._turn(now)
-        loan = tokens - self.held
+        loan = max(0, tokens - self.held)  # meanwhile others may have given back enough
         if self.owed + loan > most or loan > self._left:
             return None
-        self.held = 0
+        self.held -= tokens - loan
         self.owed += loan
         return Share(self._window, tokens, loan)
 

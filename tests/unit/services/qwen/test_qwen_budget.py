@@ -56,6 +56,19 @@ def test_tokens_go_back_to_their_own_window_only() -> None:
     assert decide(row(4, 50), 4 * 60.0, MINUTE_S, Ask(100, 0, 0, back=20, window=3))[0].taken == 50
 
 
+def test_nothing_is_lent_where_tokens_came_back_while_the_row_was_asked() -> None:
+    account, now = Account(MINUTE_S, 1000), 60.0 * 1000
+    ask = account.ask(600)
+    account.granted(ask, decide(None, now, MINUTE_S, ask)[1], now)
+    first = account.take(600, now)
+    assert first is not None
+    account.give_back(first, 10)
+    held = account.held
+    share = account.lend(100, 50, now)
+    assert share is not None
+    assert (share.tokens, share.lent, account.owed, account.held) == (100, 0, 0, held - 100)
+
+
 def test_an_answer_that_comes_late_is_not_spent_in_another_window() -> None:
     account = Account(MINUTE_S, 100)
     ask = account.ask(10)
