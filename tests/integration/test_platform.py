@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.postgres.cluster import Cluster, leader_of, wait_until
 from tests.integration import secrecy, verify_table
 from tests.integration.conftest import RESULTS
 from tools import ask
@@ -26,6 +27,8 @@ PREBAKED_LIMIT = 6 * 60.0
 SECOND_RUN_SHARE = 0.25
 # The second run is processor time alone: it waits until the load of what ran before has gone, or this long.
 SETTLE_SECONDS = 90
+# From a host's start, with everything that it runs; the bench of the failover has PostgreSQL's hosts alone.
+REJOIN_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,43 @@ def test_a_host_declared_lost_is_left_out_and_comes_back(deployed: Path, tmp_pat
     playbook("site", deployed).require()
     playbook("verify", deployed).require()
     assert playbook("site", deployed, "--limit", lost).require().changed() == {}
+
+
+def test_a_lost_primary_is_replaced_and_comes_back_by_itself(deployed: Path) -> None:
+    reader, cluster = Inventory(deployed), Cluster(deployed)
+    client = ask.client_of(reader)
+    lost = leader_of(cluster.views())
+    lab(deployed, "kill", lost).require()
+    killed = time.monotonic()
+    try:
+        _, why = wait_until(lambda: "" if leader_of(cluster.views()) not in ("", lost) else "nobody leads", 30)
+        assert not why
+        led = time.monotonic() - killed
+        _, why = wait_until(lambda: answers(client), 60)
+        assert not why
+        answered = time.monotonic() - killed
+    finally:
+        lab(deployed, "start", lost).require()
+    started = time.monotonic()
+    _, why = wait_until(cluster.settled, REJOIN_SECONDS)
+    assert not why
+    followed = time.monotonic() - started
+    print(f"\n{lost}, the primary, killed: {leader_of(cluster.views())} seen leading after {led:.1f} s, an answer "
+          f"after {answered:.1f} s; {lost} follows {followed:.1f} s after its start")  # fmt: skip
+    deadline = time.monotonic() + 180
+    while (run := playbook("verify", deployed)).status != 0 and time.monotonic() < deadline:
+        time.sleep(5)
+    run.require()
+    assert playbook("site", deployed).require().changed() == {}
+
+
+def answers(client: ask.Client) -> str:
+    """Why the gateway gives no answer; empty where it does."""
+    try:
+        ask.chat(client, f"Is anybody there? {time.monotonic()}")
+    except ask.AskError as error:
+        return str(error)
+    return ""
 
 
 def shown_secrets(inventory: Path, output: str) -> list[str]:

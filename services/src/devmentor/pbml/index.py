@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import uuid
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from prometheus_client import Counter
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from devmentor.common.tls import client_context
+from devmentor.common import qdrant
 from devmentor.pbml.embedder import Vector
 from devmentor.pbml.settings import Settings
 
@@ -85,24 +84,10 @@ class Index:
         self._name = settings.collection
         if not settings.qdrant_urls:
             raise ValueError("at least one Qdrant URL is needed (PBML_QDRANT_URLS)")
-        self._clients = [self._client(url, settings.qdrant_timeout_s) for url in settings.qdrant_urls]
+        key, ca, timeout_s = settings.qdrant_api_key, settings.tls_ca, settings.qdrant_timeout_s
+        self._clients = [qdrant.client(url, key, ca, timeout_s) for url in settings.qdrant_urls]
         # Replicas start at different peers, so that they share the work of answering.
         self._current = random.randrange(len(self._clients))  # noqa: S311 - not a secret
-
-    def _client(self, url: str, timeout_s: float) -> AsyncQdrantClient:
-        key = self._settings.qdrant_api_key
-        verify = client_context(self._settings.tls_ca) if self._settings.tls_ca is not None else True
-        with warnings.catch_warnings():
-            # It warns of a key on a connection without TLS; only tests on loopback have one.
-            warnings.simplefilter("ignore", UserWarning)
-            return AsyncQdrantClient(
-                url=url,
-                api_key=key.get_secret_value() if key is not None else None,
-                timeout=max(1, round(timeout_s)),
-                check_compatibility=False,
-                verify=verify,
-                limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=60),
-            )
 
     async def close(self) -> None:
         """Close all connections."""

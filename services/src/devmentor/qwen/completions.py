@@ -6,7 +6,7 @@ An answer is cached once, whole, and served either way, whatever the first clien
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from devmentor.qwen import sse
@@ -26,6 +26,25 @@ def assemble(payloads: Iterable[bytes]) -> dict[str, Any]:
 
     Raises BrokenStreamError where a choice has no end or nothing came.
     """
+
+    def add(choice: dict[str, Any], part: dict[str, Any]) -> None:
+        _merge_message(choice["message"], part.get("delta") or {})
+        if part.get("logprobs"):
+            _merge_logprobs(choice.setdefault("logprobs", {}), part["logprobs"])
+
+    return added_up(payloads, "chat.completion", lambda: {"message": {"role": "assistant", "content": None}}, add)
+
+
+def added_up(
+    payloads: Iterable[bytes],
+    kind: str,
+    begin: Callable[[], dict[str, Any]],
+    add: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> dict[str, Any]:
+    """The object `kind` of a stream's payloads: what a choice begins with, and how a part of it is added.
+
+    Raises BrokenStreamError where a choice has no end or nothing came.
+    """
     head: dict[str, Any] = {}
     usage: Any = None
     choices: dict[int, dict[str, Any]] = {}
@@ -36,18 +55,14 @@ def assemble(payloads: Iterable[bytes]) -> dict[str, Any]:
             raise BrokenStreamError(f"a chunk is not JSON: {error}") from error
         head = head or {name: chunk[name] for name in ("id", "created", "model", "system_fingerprint") if name in chunk}
         usage = chunk.get("usage") or usage
-        for delta in chunk.get("choices") or ():
-            index = delta.get("index", 0)
-            choice = choices.setdefault(
-                index, {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
-            )
-            _merge_message(choice["message"], delta.get("delta") or {})
-            if delta.get("logprobs"):
-                _merge_logprobs(choice.setdefault("logprobs", {}), delta["logprobs"])
-            choice["finish_reason"] = delta.get("finish_reason") or choice["finish_reason"]
+        for part in chunk.get("choices") or ():
+            index = part.get("index", 0)
+            choice = choices.setdefault(index, {"index": index, **begin(), "finish_reason": None})
+            add(choice, part)
+            choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
     if not choices or any(choice["finish_reason"] is None for choice in choices.values()):
         raise BrokenStreamError("the stream ended before the answer did")
-    completion = {**head, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
+    completion = {**head, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
     if usage:
         completion["usage"] = usage
     return completion

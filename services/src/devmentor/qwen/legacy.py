@@ -1,41 +1,24 @@
 """Legacy text completions (POST /v1/completions) as objects, as `completions` has them for chats."""
 
-import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from devmentor.qwen import sse
-from devmentor.qwen.completions import NO_MODEL, PIECE, BrokenStreamError
+from devmentor.qwen.completions import NO_MODEL, PIECE, added_up
 
 
 def assemble(payloads: Iterable[bytes]) -> dict[str, Any]:
     """The completion that a stream's data payloads add up to. Raises BrokenStreamError where a choice has no end."""
-    head: dict[str, Any] = {}
-    usage: Any = None
-    choices: dict[int, dict[str, Any]] = {}
-    for raw in payloads:
-        try:
-            chunk = json.loads(raw)
-        except ValueError as error:
-            raise BrokenStreamError(f"a chunk is not JSON: {error}") from error
-        head = head or {name: chunk[name] for name in ("id", "created", "model", "system_fingerprint") if name in chunk}
-        usage = chunk.get("usage") or usage
-        for part in chunk.get("choices") or ():
-            index = part.get("index", 0)
-            choice = choices.setdefault(index, {"index": index, "text": "", "logprobs": None, "finish_reason": None})
-            choice["text"] += part.get("text") or ""
-            for name, values in (part.get("logprobs") or {}).items():
-                choice["logprobs"] = choice["logprobs"] or {}
-                choice["logprobs"].setdefault(name, []).extend(values or ())
-            choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
-    if not choices or any(choice["finish_reason"] is None for choice in choices.values()):
-        raise BrokenStreamError("the stream ended before the answer did")
-    completion = {**head, "object": "text_completion", "choices": [choices[index] for index in sorted(choices)]}
-    if usage:
-        completion["usage"] = usage
-    return completion
+
+    def add(choice: dict[str, Any], part: dict[str, Any]) -> None:
+        choice["text"] += part.get("text") or ""
+        for name, values in (part.get("logprobs") or {}).items():
+            choice["logprobs"] = choice["logprobs"] or {}
+            choice["logprobs"].setdefault(name, []).extend(values or ())
+
+    return added_up(payloads, "text_completion", lambda: {"text": "", "logprobs": None}, add)
 
 
 def replay(completion: dict[str, Any], *, include_usage: bool) -> Iterator[bytes]:

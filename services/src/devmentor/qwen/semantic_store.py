@@ -3,7 +3,6 @@
 import logging
 import time
 import uuid
-import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import httpx
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from devmentor.common.tls import client_context
+from devmentor.common import qdrant
 from devmentor.qwen.semantic import Candidate, Match
 from devmentor.qwen.settings import QwenSettings
 
@@ -22,6 +21,7 @@ T = TypeVar("T")
 _NAMESPACE = uuid.UUID("2f0c8e53-7d7e-5b0f-9a1c-6e1b1d8f4a20")
 _NEAREST = 5  # points looked at: the nearest may be one that marks tell apart
 _SWEEP_BATCH = 1000
+_CALL_S = 10.0
 _INDEXES: dict[str, Any] = {
     "partition": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
     "tenant": models.PayloadSchemaType.KEYWORD,
@@ -39,23 +39,9 @@ class SemanticStore:
     def __init__(self, settings: QwenSettings) -> None:
         self._settings = settings
         self._name = settings.semantic_collection
-        self._clients = [self._client(url) for url in settings.qdrant_urls]
+        key, ca = settings.qdrant_api_key, settings.tls_ca
+        self._clients = [qdrant.client(url, key, ca, _CALL_S) for url in settings.qdrant_urls]
         self._current = 0
-
-    def _client(self, url: str) -> AsyncQdrantClient:
-        key = self._settings.qdrant_api_key
-        verify = client_context(self._settings.tls_ca) if self._settings.tls_ca is not None else True
-        with warnings.catch_warnings():
-            # It warns of a key on a connection without TLS; only tests on loopback have one.
-            warnings.simplefilter("ignore", UserWarning)
-            return AsyncQdrantClient(
-                url=url,
-                api_key=key.get_secret_value() if key is not None else None,
-                timeout=10,
-                check_compatibility=False,
-                verify=verify,
-                limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=60),
-            )
 
     async def close(self) -> None:
         for client in self._clients:
