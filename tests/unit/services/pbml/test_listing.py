@@ -17,7 +17,7 @@ from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.models import DocumentRequest, TurnRequest
 from devmentor.pbml.pipeline import Pipeline
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import listing, removal
+from devmentor.pbml.store import listing, pins, removal
 from devmentor.pbml.store.acceptance import accept_deletion, accept_document, accept_turn
 from devmentor.pbml.store.ledger import pending_versions, recent_turns
 from devmentor.pbml.store.versions import count_failure
@@ -205,6 +205,8 @@ async def test_a_deleted_tenant_has_nothing_left(tmp_path, ledger, stores, monke
     await ingest(ledger, "a", "b", "c")
     await say(ledger, "c", "1")
     await accept_document(ledger, "u", "kept", None, {}, "kept")
+    for tenant, conversation in (("t", pins.OF_TENANT), ("t", "c"), ("u", pins.OF_TENANT)):
+        await pins.put(ledger, tenant, conversation, "a", "fact", 32)
     with pytest.raises(commands.CommandFailed, match="no worker removes them"):
         await commands.delete_tenant(settings, "t")
     assert await recent_turns(ledger, "t", "c", 9) == [], "gone for readers all the same"
@@ -214,6 +216,7 @@ async def test_a_deleted_tenant_has_nothing_left(tmp_path, ledger, stores, monke
     done = await commands.delete_tenant(settings, "t")
     assert done == {"changed": False, "deleted": 0, "watermark": None, "points_left": 0}
     assert [text for text in ledger.texts if text is not None] == ["kept"]
+    assert [len(await pins.listed(ledger, t, "c", tenants_too=True)) for t in ("t", "u")] == [0, 1]
 
 
 async def test_a_version_that_was_given_up_is_run_again_from_where_it_was(api, ledger):

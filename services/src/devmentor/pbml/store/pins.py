@@ -63,6 +63,11 @@ async def remove_conversation(c: Connection, tenant: str, conversation_id: str) 
     await c.execute("DELETE FROM pins WHERE tenant = %s AND conversation_id = %s", (tenant, conversation_id))
 
 
+async def remove_all(c: Connection, tenant: str) -> None:
+    """All pins of a tenant and of its conversations, with the tenant."""
+    await c.execute("DELETE FROM pins WHERE tenant = %s", (tenant,))
+
+
 async def listed(c: Connection, tenant: str, conversation_id: str | None, *, tenants_too: bool) -> list[Pin]:
     """The pins of a conversation by name, then those of the tenant."""
     wanted = [conversation_id or OF_TENANT, *([OF_TENANT] if tenants_too else [])]

@@ -28,7 +28,9 @@ async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: 
 
 
 async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple[int, int | None]:
-    """Up to `limit` documents and turns of a tenant are gone for readers: how many, and the newest seq."""
+    """Up to `limit` documents and turns of a tenant, and its pins, are gone for readers: how many documents and turns,
+    and the newest seq.
+    """
     cursor = await c.execute(
         "SELECT document_id FROM documents WHERE tenant = %s AND deleted_version < latest_version"
         " ORDER BY document_id LIMIT %s",
@@ -39,6 +41,7 @@ async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple
     await c.execute("UPDATE generations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
     await c.execute("UPDATE conversations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
     await c.execute("DELETE FROM idempotency WHERE tenant = %s", (tenant,))
+    await pins.remove_all(c, tenant)
     return len(ids), seq
 
 
