@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from psycopg.conninfo import make_conninfo
 from pydantic import Field, SecretStr
 
+from devmentor.common import postgres
 from devmentor.common.settings import CommaList, ServiceSettings, service_config
 
 
@@ -111,5 +111,4 @@ class Settings(ServiceSettings):
             extra["password"] = self.database_password.get_secret_value()
         if session:
             extra["dbname"] = self.database_session_name
-        defaults = make_conninfo("", connect_timeout="3", keepalives_idle="10", keepalives_interval="3")
-        return make_conninfo(f"{defaults} {self.database}", **extra)
+        return postgres.conninfo(self.database, **extra)

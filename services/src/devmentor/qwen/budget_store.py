@@ -5,9 +5,9 @@ import logging
 from typing import Protocol
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from devmentor.common import postgres
 from devmentor.qwen.budget import Ask, Grant, Row, decide
 from devmentor.qwen.settings import QwenSettings
 
@@ -45,8 +45,7 @@ def conninfo(settings: QwenSettings, *, session: bool = False) -> str:
         extra["password"] = settings.database_password.get_secret_value()
     if session:
         extra["dbname"] = settings.database_session_name
-    defaults = make_conninfo("", connect_timeout="3", keepalives_idle="10", keepalives_interval="3")
-    return make_conninfo(f"{defaults} {settings.database}", **extra)
+    return postgres.conninfo(settings.database, **extra)
 
 
 _LEASE_S = 10.0  # psycopg may take as long again to be rid of a connection that does not answer
