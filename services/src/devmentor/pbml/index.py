@@ -94,21 +94,37 @@ class Index:
         for client in self._clients:
             await client.close()
 
-    async def _call(self, operation: str, call: Callable[[AsyncQdrantClient], Awaitable[T]]) -> T:
+    async def _call(
+        self, operation: str, call: Callable[[AsyncQdrantClient], Awaitable[T]], each_s: float | None = None
+    ) -> T:
+        """The first peer's answer, beginning with the one that answered last. `each_s`: at most this for each peer."""
         failures: list[str] = []
-        for _ in self._clients:
-            client = self._clients[self._current]
+        first = self._current
+        for offset in range(len(self._clients)):
+            tried = (first + offset) % len(self._clients)
             try:
-                return await call(client)
-            except (ResponseHandlingException, httpx.HTTPError, OSError) as error:
+                async with asyncio.timeout(each_s):
+                    answer = await call(self._clients[tried])
+            except (ResponseHandlingException, httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
                 failures.append(f"{type(error).__name__}: {error}")
             except UnexpectedResponse as error:
                 if error.status_code in _REFUSED:
                     raise
                 failures.append(f"status {error.status_code}: {error.content[:200]!r}")
+            except asyncio.CancelledError:
+                # Whoever asked has waited long enough; the next one is not to wait for the same peer again.
+                self._leave(tried)
+                raise
+            else:
+                return answer
             FAILURES.labels(operation).inc()
-            self._current = (self._current + 1) % len(self._clients)
+            self._leave(tried)
         raise IndexUnavailable(f"{operation}: {'; '.join(failures)}"[:500])
+
+    def _leave(self, tried: int) -> None:
+        """The next call begins at another peer, unless one that failed beside this one has seen to that."""
+        if self._current == tried:
+            self._current = (tried + 1) % len(self._clients)
 
     # -- data -------------------------------------------------------------------------------
 
@@ -212,6 +228,7 @@ class Index:
                 with_payload=["document_id", "version", "chunk"],
                 search_params=models.SearchParams(hnsw_ef=self._settings.hnsw_ef),
             ),
+            each_s=self._settings.fetch_timeout_s / 2,  # a peer that is gone leaves time for another one
         )
         return [(p.payload["document_id"], p.payload["version"], p.payload["chunk"], p.score) for p in answer.points]
 

@@ -77,6 +77,67 @@ async def test_only_a_refused_request_is_not_worth_another_try(status, raised, a
     await index.close()
 
 
+def of_three_peers(**settings):
+    index = Index(Settings(tenants_file=None, qdrant_urls=[f"http://127.0.0.1:{n}" for n in (1, 2, 3)], **settings))
+    index._current = 0
+    return index
+
+
+async def test_a_search_finds_another_peer_in_its_own_time():
+    """One that lost its power takes what it is sent and never answers."""
+    index = of_three_peers(fetch_timeout_s=0.4)
+    asked = []
+
+    def peer(name, answers):
+        async def query_points(*_given, **_named):
+            asked.append(name)
+            if not answers:
+                await asyncio.Event().wait()
+            return SimpleNamespace(points=[])
+
+        return SimpleNamespace(query_points=query_points)
+
+    index._clients = [peer("gone", False), peer("second", True), peer("third", True)]
+    for _ in range(2):
+        async with asyncio.timeout(0.4):
+            assert await index.search("t", [0.0], limit=1, min_score=0.0) == []
+    assert asked == ["gone", "second", "second"]
+
+
+async def test_a_peer_on_which_a_caller_gave_up_is_not_the_next_ones_first():
+    index = of_three_peers()
+    asked = []
+
+    async def call(client):
+        asked.append(index._clients.index(client))
+        if asked[-1] == 0:
+            await asyncio.Event().wait()
+        return "here"
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await index._call("probe", call)
+    assert await index._call("probe", call) == "here"
+    assert asked == [0, 1]
+    await index.close()
+
+
+async def test_calls_that_fail_together_leave_the_peer_once_and_try_every_one():
+    index = of_three_peers()
+    asked = []
+
+    async def call(client):
+        asked.append(index._clients.index(client))
+        await asyncio.sleep(0.01)
+        raise OSError("away")
+
+    results = await asyncio.gather(*(index._call("count", call) for _ in range(2)), return_exceptions=True)
+    assert all(isinstance(result, IndexUnavailable) for result in results)
+    assert sorted(asked) == [0, 0, 1, 1, 2, 2]
+    assert index._current == 0
+    await index.close()
+
+
 async def test_a_peer_of_a_renewed_ca_is_trusted_after_a_reload(tmp_path):
     (tmp_path / "next").mkdir()
     ca, successor = Authority(tmp_path, "ca"), Authority(tmp_path / "next", "successor")
