@@ -77,14 +77,18 @@ class Asking:
         job.headers = reservation.headers
         path, wait_s = request.form.path, deadlines.left_s(job.deadline)
         if request.stream:
-            call = engine.stream(raw, path=path, wait_s=wait_s, last_resort=last_resort)
+            call = engine.stream(
+                raw, path=path, wait_s=wait_s, last_resort=last_resort, begin=reservation.begin
+            )
             stream = await budget_spending.streamed(reservation, call, estimate)
             secondary = self._settings.models[request.model].secondary
             resume = None
             if request.continues and served_by == "engine" and secondary is not None:
                 resume = partial(self._resume, job, body, self._engines[secondary])
             return Relay(stream, job.served(served_by), request.form.assemble, answered, resume)
-        call_whole = engine.complete(raw, path=path, wait_s=wait_s, last_resort=last_resort)
+        call_whole = engine.complete(
+            raw, path=path, wait_s=wait_s, last_resort=last_resort, begin=reservation.begin
+        )
         payload = await budget_spending.whole(reservation, call_whole)
         answered(payload)
         return Whole(payload, job.served(served_by))
@@ -112,7 +116,8 @@ class Asking:
             body["max_tokens"] = max(1, bound - (len(said.encode()) if used is None else used))
         estimate = self._estimate(body["messages"], body.get("max_tokens"), body)
         reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
-        call = engine.stream(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
+        raw = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        call = engine.stream(raw, begin=reservation.begin)
         return await budget_spending.streamed(reservation, call, estimate)
 
     def _record(self, job: Job, raw: bytes) -> None:

@@ -46,6 +46,7 @@ class Reservation:
     def __init__(self, shares: Sequence[tuple[Account, Share]] = (), now: float = 0.0) -> None:
         self._shares = list(shares)
         self._settled = False
+        self._begun = False
         self._headers = _headers([account for account, _ in shares], now) if shares else {}
 
     @property
@@ -58,6 +59,10 @@ class Reservation:
         """x-ratelimit-*-tokens of the limit that has least left, as it was when the tokens were reserved."""
         return self._headers
 
+    def begin(self) -> None:
+        """The engine is asked now; before that a request costs nothing."""
+        self._begun = True
+
     def settle(self, used: int) -> None:
         """The tokens that the request has cost."""
         if self._settled:
@@ -68,9 +73,9 @@ class Reservation:
             metrics.BUDGET_TOKENS.labels(_NAMES[account.period_s]).inc(used)
 
     def keep(self) -> None:
-        """Nobody can say what was used: the estimate stands."""
+        """Nobody can say what was used: the estimate stands, where the engine was asked at all."""
         if self._shares:
-            self.settle(self._shares[0][1].tokens)
+            self.settle(self._shares[0][1].tokens if self._begun else 0)
 
 
 def _headers(accounts: Sequence[Account], now: float) -> dict[str, str]:

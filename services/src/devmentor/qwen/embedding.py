@@ -54,7 +54,8 @@ class Embeddings:
             if lookup.hit is not None:
                 return _counted(Whole(lookup.hit.payload, Served(f"cache-{lookup.level}", "hit")))
         work = partial(self._make, request, caller, engine, key, lookup, deadline, self._cache.generation)
-        keys = [("embeddings", key, self._cache.generation, request.cache.stale_s)] if request.cache.read else []
+        about = ("embeddings", key, caller.payer, self._cache.generation, request.cache.stale_s)
+        keys = [about] if request.cache.read else []
         joined = self._flights.join(keys)
         if joined is not None:
             try:
@@ -107,7 +108,9 @@ class Embeddings:
         tokens = budget_spending.embedding_estimate(request.body["input"]).total
         reservation = await self._budgets.reserve(caller.budget, tokens)
         raw = json.dumps({**request.body, "model": engine.model}).encode()
-        call = engine.complete(raw, wait_s=deadlines.left_s(deadline), last_resort=last_resort)
+        call = engine.complete(
+            raw, wait_s=deadlines.left_s(deadline), last_resort=last_resort, begin=reservation.begin
+        )
         return await budget_spending.whole(reservation, call), reservation.headers
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -70,15 +70,23 @@ class Engine:
     # -- answers ------------------------------------------------------------------------------------------------------
 
     async def complete(
-        self, body: bytes, *, path: str | None = None, wait_s: float | None = None, last_resort: bool = False
+        self,
+        body: bytes,
+        *,
+        path: str | None = None,
+        wait_s: float | None = None,
+        last_resort: bool = False,
+        begin: Callable[[], None] | None = None,
     ) -> bytes:
         """A whole answer to a body. Raises EngineError, or ApiError where the request is refused.
 
         `path`: of the endpoint, None for the kind's own. `wait_s`: how long it may wait for its turn, None where the
         pool's own limit holds. `last_resort`: nothing else can answer, so a breaker that opened by the error rate lets
-        it through.
+        it through. `begin` is called when the turn has come.
         """
         passed, since = await self._slot(wait_s, last_resort=last_resort)
+        if begin is not None:
+            begin()
         try:
             start = time.monotonic()
             async with self._judged(passed):
@@ -94,10 +102,18 @@ class Engine:
             self.pool.release(since)
 
     async def stream(
-        self, body: bytes, *, path: str | None = None, wait_s: float | None = None, last_resort: bool = False
+        self,
+        body: bytes,
+        *,
+        path: str | None = None,
+        wait_s: float | None = None,
+        last_resort: bool = False,
+        begin: Callable[[], None] | None = None,
     ) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
         passed, since = await self._slot(wait_s, last_resort=last_resort)
+        if begin is not None:
+            begin()
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()

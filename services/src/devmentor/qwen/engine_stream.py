@@ -46,6 +46,7 @@ class EngineStream:
             events = self._first
             while True:
                 block = []
+                broken: EngineError | None = None
                 for event in events:
                     data = sse.payload(event)
                     if data == b"[DONE]":
@@ -53,12 +54,18 @@ class EngineStream:
                         self._passed.success()
                         break
                     if data:
-                        self._refuse_error(event)
+                        try:
+                            self._refuse_error(event)
+                        except EngineError as error:
+                            broken = error  # after what came before it: who goes on from there counts on that
+                            break
                         self.payloads.append(data)
                         block.append(event)
                 if block:
                     self._engine.moved()
                     yield block
+                if broken is not None:
+                    raise broken
                 if self.whole:
                     return
                 chunk = await self._response.content.readany()

@@ -77,9 +77,13 @@ class Flight:
             self._error = StreamBrokenError("internal", type(error).__name__)
         finally:
             self._landed(self)
-            await made.close()
-            self._ended = True
-            self._news.set()
+            try:
+                await made.close()
+            except Exception:
+                log.exception("a stream was not closed")
+            finally:  # or its readers would wait for ever
+                self._ended = True
+                self._news.set()
 
     async def _put(self, block: list[bytes]) -> None:
         while self._written - self._fastest() >= self._bound:

@@ -64,6 +64,11 @@ class Caller:
     authorization: str
     budget: TokenBudget | None = None
 
+    @property
+    def payer(self) -> bytes | None:
+        """Whose budget an answer is charged to; None where it is nobody's."""
+        return self.budget.key_sha256 if self.budget is not None else None
+
 
 @dataclass(slots=True)
 class _Memo:

@@ -137,15 +137,16 @@ class Qwen:
     def _flight_keys(self, job: Job) -> list[Hashable]:
         """What flights may answer the job, the one that it would begin first; none where it wants an answer of its own.
 
-        Beside the question: the context's version, or the write that is to be read; whether the context is looked for
-        in a hurry; whether it is streamed, and may be continued. A whole answer may come from a flight that streams; a
-        stream does not wait for a whole answer.
+        Beside the question: whose budget pays, so that nobody is refused for another key's; the context's version, or
+        the write that is to be read; whether the context is looked for in a hurry; whether it is streamed, and may be
+        continued. A whole answer may come from a flight that streams; a stream does not wait for a whole answer.
         """
         request = job.request
         if not request.cache.read:
             return []
         question = (
             job.key,
+            job.caller.payer,
             job.generation,
             job.version,
             request.watermark,

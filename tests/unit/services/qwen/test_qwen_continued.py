@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from conftest import StartTier, Tier
 from qwen_doubles import MODEL, SAID, WORDS, Engine, Pbml, serving, until
 
@@ -89,3 +90,24 @@ async def test_both_engines_slots_are_free_afterwards(paired: Tier, engine: Engi
 async def test_a_wish_that_is_none_is_refused(paired: Tier) -> None:
     answer = await paired.chat(stream=True, headers={"X-DevMentor-On-Break": "retry"})
     assert (answer.status, answer.body["error"]["param"]) == (400, "X-DevMentor-On-Break")
+
+
+async def test_words_that_came_together_with_the_engines_error_are_not_lost(start: StartTier, second: Engine) -> None:
+    def event(word: str) -> bytes:
+        choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+        return b"data: " + json.dumps({"id": "c", "created": 1, "model": MODEL, "choices": [choice]}).encode() + b"\n\n"
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(event("one "))
+        await response.write(event("two ") + b'data: {"error": {"message": "died", "code": 500}}\n\n')
+        return response
+
+    first = web.Application()
+    first.add_routes([web.post("/v1/chat/completions", chat)])
+    async with serving(first) as url, serving(second.app) as other:
+        tier = await start(models={MODEL: {"url": url, "secondary": "spare"}, "spare": {"url": other}}, probe_s=60)
+        answer = await tier.chat(stream=True, headers=ALLOWED)
+    assert answer.streamed_text == "one two " + SAID
+    assert second.questions[-1]["messages"][-1] == {"role": "assistant", "content": "one two "}

@@ -343,3 +343,17 @@ async def test_nothing_is_left_of_flights_that_ended() -> None:
         await seat.begun()
     await seat.leave()
     assert len(flights) == 0
+
+
+async def test_a_stream_that_does_not_close_leaves_no_reader_waiting() -> None:
+    class Stuck(Source):
+        async def close(self) -> None:
+            raise TypeError("the connection is gone")
+
+    async def work() -> Any:
+        return Stuck(2)
+
+    seat = Flights(10_000).start(["k"], work)
+    await seat.begun()
+    async with asyncio.timeout(2):
+        assert [event async for block in seat.blocks() for event in block]

@@ -201,3 +201,50 @@ def test_estimates() -> None:
     assert stream_tokens([chunk], estimate) == 10 + 10, "a chunk of many tokens counts by its bytes"
     assert stream_tokens([chunk, b'{"choices":[],"usage":{"total_tokens":7}}'], estimate) == 7
     assert [duration(s) for s in (0.25, 12, 360, 86399)] == ["250ms", "12s", "6m0s", "23h59m59s"]
+
+
+@pytest.mark.parametrize("how", ["deadline", "leaves"])
+async def test_waiting_for_a_turn_that_never_came_costs_nothing(
+    limited: StartLimited, engine: Engine, how: str
+) -> None:
+    tier = await limited(pool_size=1, pool_wait_s=5, probe_s=60)
+    engine.mode = "hang"
+    first = asyncio.create_task(tier.chat("first", tenant="other"))
+    await until(lambda: len(engine.questions) == 1)
+    if how == "deadline":
+        answer = await tier.chat("second", max_tokens=300, headers={"X-DevMentor-Deadline-Ms": "400"})
+        assert answer.status == 429
+    else:
+        second = asyncio.create_task(tier.chat("second", max_tokens=300))
+        await asyncio.sleep(0.3)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        await asyncio.sleep(0.3)
+    assert len(engine.questions) == 1
+    engine.mode = "ok"
+    engine.release.set()
+    await first
+    assert left(await tier.chat()) == LIMIT - ESTIMATE
+
+
+async def test_an_equal_question_on_another_keys_budget_is_an_answer_of_its_own(
+    start: StartTier, store: MemoryStore, tmp_path: Path, engine: Engine
+) -> None:
+    """Or a key without a budget would be refused, with 429, for what another key of its tenant has used up."""
+    keys = {"poor": {"tokens_per_minute": LIMIT}, "rich": {}}
+    entries = [
+        {"tenant": "lab", "key_sha256": hashlib.sha256(key.encode()).hexdigest(), **budget}
+        for key, budget in keys.items()
+    ]
+    (tmp_path / "tenants.json").write_text(json.dumps(entries))
+    tier = await start(database="host=127.0.0.1 port=1", budget_lend_share=0.0, probe_s=60)
+    engine.mode = "hang"
+    asking = []
+    for count, key in enumerate(["poor", "rich"], start=1):
+        asking.append(asyncio.create_task(tier.chat("same", headers={"Authorization": f"Bearer {key}"})))
+        await until(lambda count=count: len(engine.questions) == count)  # type: ignore[misc]
+    engine.release.set()
+    poor, rich = await asyncio.gather(*asking)
+    assert left(poor) < LIMIT
+    assert (rich.status, rich.cache) == (200, "miss")
+    assert "x-ratelimit-limit-tokens" not in rich.headers
