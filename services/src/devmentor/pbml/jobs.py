@@ -1,9 +1,11 @@
 """The job queue: procrastinate on PostgreSQL, deferred in the transaction that accepts, polled by the workers."""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, cast
 
 import procrastinate
+from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 
@@ -35,6 +37,36 @@ class Retry(BaseRetryStrategy):  # type: ignore[misc] # untyped for mypy: follow
         if isinstance(exception, asyncio.CancelledError):
             return RetryDecision(retry_in={"seconds": 0})
         return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 10), _LONGEST_WAIT_S)})
+
+
+class BoundedConnector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped for mypy
+    """procrastinate's connector with a limit on each statement; it has none, and a frozen pooler stopped its loop.
+
+    Past the limit psycopg cancels the statement, waits up to 10 s more and closes the connection.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__()
+        self._limit_s = limit_s
+
+    async def execute_query_async(self, query: Any, **arguments: Any) -> None:
+        """As procrastinate's. Raises ConnectorException past the limit."""
+        await self._bounded(super().execute_query_async(query, **arguments))
+
+    async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:
+        """As procrastinate's. Raises ConnectorException past the limit."""
+        return cast(dict[str, Any], await self._bounded(super().execute_query_one_async(query, **arguments)))
+
+    async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:
+        """As procrastinate's. Raises ConnectorException past the limit."""
+        return cast(list[dict[str, Any]], await self._bounded(super().execute_query_all_async(query, **arguments)))
+
+    async def _bounded(self, call: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await call
+        except TimeoutError as error:
+            raise ConnectorException(f"no answer within {self._limit_s:g} s") from error
 
 
 def create(connector: Any) -> Any:

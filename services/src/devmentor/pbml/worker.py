@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import procrastinate
 from procrastinate.exceptions import ConnectorException
 from prometheus_client import Counter, Gauge
 from starlette.applications import Starlette
@@ -60,7 +59,7 @@ class Worker:
         self._pipeline = Pipeline(
             self.database, self.index, self._batches.embed, settings.chunk_chars, settings.job_timeout_s
         )
-        self._app = jobs.create(procrastinate.PsycopgConnector())
+        self._app = jobs.create(jobs.BoundedConnector(2 * settings.database_timeout_s))
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._maintenance = Maintenance(settings, self.database, self.index)
         self._running = False
