@@ -51,12 +51,15 @@ class Lineage:
         """The reverse of `as_list`. Raises KeyError or TypeError for anything else, ValueError for nothing."""
         if not entries:
             raise ValueError("a lineage has at least one timeline")
-        return cls(
-            tuple(
-                Stretch(int(e["timeline"]), int(e["epoch"]), None if e["end"] is None else int(e["end"]))
-                for e in entries
+        try:
+            return cls(
+                tuple(
+                    Stretch(int(e["timeline"]), int(e["epoch"]), None if e["end"] is None else int(e["end"]))
+                    for e in entries
+                )
             )
-        )
+        except OverflowError as error:  # JSON's Infinity
+            raise ValueError(f"{error} in a lineage") from error
 
     def same_number_other_epoch(self, leader: Lineage) -> bool:
         """Whether the current timeline has a number that the leader's history has too, made by another epoch.

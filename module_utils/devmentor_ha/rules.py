@@ -104,7 +104,7 @@ class Rule:
                 (int(entry["prior_epoch"]), int(entry["prior_sub"])),
                 frozenset(str(name) for name in entry["removed"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # JSON's Infinity is no whole number
             raise RuleError(f"{dict(entry)!r} is no rule: {error}") from error
 
 

@@ -40,7 +40,7 @@ def judge(local: Local, answers: Mapping[str, Mapping[str, Any]], failures: Sequ
         try:
             told = [Rule.from_dict(status[name]) for name in ("rule", "committed") if status.get(name)]
             promises[node] = int(status["promise"]["epoch"])
-        except (RuleError, KeyError, TypeError, ValueError):
+        except (RuleError, KeyError, TypeError, ValueError, OverflowError):
             continue
         rules += told
     if not rules:

@@ -1,5 +1,6 @@
 """Which WAL is a part of which: what decides between following, rewinding and copying."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,3 +56,10 @@ def test_a_lineage_is_a_part_of_itself(gaps: list[int], lsn: int):
     lineage = Lineage.build(ends, len(gaps) + 1, epochs)
     assert lineage.differs_from(lineage, lsn) == ""
     assert not lineage.same_number_other_epoch(lineage)
+
+
+def test_a_number_without_end_is_no_lineage():
+    told = LEADER.as_list()
+    told[-1]["epoch"] = float("inf")
+    with pytest.raises(ValueError, match="in a lineage"):
+        Lineage.from_list(told)

@@ -72,7 +72,9 @@ def test_a_rule_comes_back_from_its_row(rule: Rule) -> None:
     assert Rule.from_dict(rule.as_dict()) == rule
 
 
-@pytest.mark.parametrize("change", [{"epoch": None}, {"followers": 3}, {"w": "x"}, {"prior_sub": ...}])
+@pytest.mark.parametrize(
+    "change", [{"epoch": None}, {"followers": 3}, {"w": "x"}, {"w": float("inf")}, {"prior_sub": ...}]
+)
 def test_a_row_that_is_no_rule(change: dict) -> None:
     row = rules.first_rule("pg1", ["pg2"]).as_dict() | change
     with pytest.raises(RuleError, match="is no rule"):

@@ -53,7 +53,16 @@ def test_a_new_cluster_starts():
     assert judge(dataclasses.replace(LEADER, promised=0, rules=()), {"pg2": status(0, None)})[0] == ALLOW
 
 
-@pytest.mark.parametrize("answer", [{}, {"promise": {}}, {"promise": {"epoch": "x"}}, {"rule": {"epoch": 1}}])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"promise": {}},
+        {"promise": {"epoch": "x"}},
+        {"promise": {"epoch": float("inf")}},
+        {"rule": {"epoch": 1}},
+    ],
+)
 def test_what_cannot_be_read_is_no_answer(answer):
     assert judge(LEADER, {"pg2": status(), "pg3": answer})[0] == REFUSE
 

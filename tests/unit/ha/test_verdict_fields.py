@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from module_utils.devmentor_ha.verdict import HEALTHY, LAG_LIMIT_BYTES, judge
@@ -160,6 +161,7 @@ TREES = [way for way in JUDGED if isinstance(at(way), dict | list)]
 
 
 @given(way=st.sampled_from(LEAVES), value=JSON)
+@example(way=("pg1", "rule", "epoch"), value=math.inf)
 @settings(max_examples=500, deadline=None)
 def test_a_field_that_is_wrong(way, value):
     if not in_order(way, value):
