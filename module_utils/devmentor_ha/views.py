@@ -63,7 +63,7 @@ class NodeView:
                 paused_until=_number(status["paused"]["until"]),
                 pause_reason=_text(status["paused"]["reason"]),
                 acting=_text(status["acting"]),
-                promise=int(_positive(promise["epoch"])),
+                promise=_whole(promise["epoch"]),
                 promise_age_s=now - _number(promise["at"]),
                 controller=_text(promise["controller"]),
                 rule=_rule(status["rule"]),
@@ -150,7 +150,7 @@ class PoolerView:
                 _text(status["paused"]["reason"]),
                 _text(pooler["state"]),
                 _positive(pooler["age_s"]),
-                (int(_number(pooler["epoch"])), int(_number(pooler["sub"]))),
+                (_whole(pooler["epoch"]), _whole(pooler["sub"])),
                 _text(pooler["leader"]),
                 _text(pooler["target"]),
                 databases,
@@ -243,6 +243,12 @@ def _positive(value: Any) -> float:
     if _number(value) < 0:
         raise ValueError(f"{value!r} is negative")
     return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{value!r} is no whole number of 0 or more")
+    return value
 
 
 def _said(error: Exception) -> str:

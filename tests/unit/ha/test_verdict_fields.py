@@ -162,6 +162,7 @@ TREES = [way for way in JUDGED if isinstance(at(way), dict | list)]
 
 @given(way=st.sampled_from(LEAVES), value=JSON)
 @example(way=("pg1", "rule", "epoch"), value=math.inf)
+@example(way=("pool1", "pooler", "epoch"), value=1.5)
 @settings(max_examples=500, deadline=None)
 def test_a_field_that_is_wrong(way, value):
     if not in_order(way, value):
