@@ -48,7 +48,7 @@ class Lineage:
 
     @classmethod
     def from_list(cls, entries: Sequence[Mapping[str, Any]]) -> Lineage:
-        """The reverse of `as_list`. Raises KeyError or TypeError for anything else, ValueError for nothing."""
+        """The reverse of `as_list`. KeyError or TypeError for anything else, ValueError for nothing or Infinity."""
         if not entries:
             raise ValueError("a lineage has at least one timeline")
         try:

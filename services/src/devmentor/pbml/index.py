@@ -217,6 +217,8 @@ class Index:
         if conversation_id is not None:
             scope.append(_is("conversation_id", conversation_id))
         query_filter = models.Filter(must=[_is("tenant", tenant)], should=scope)
+        # A peer that is gone leaves time for another one, where there is one.
+        each_s = self._settings.fetch_timeout_s / 2 if len(self._clients) > 1 else None
         answer = await self._call(
             "search",
             lambda client: client.query_points(
@@ -228,7 +230,7 @@ class Index:
                 with_payload=["document_id", "version", "chunk"],
                 search_params=models.SearchParams(hnsw_ef=self._settings.hnsw_ef),
             ),
-            each_s=self._settings.fetch_timeout_s / 2,  # a peer that is gone leaves time for another one
+            each_s=each_s,
         )
         return [(p.payload["document_id"], p.payload["version"], p.payload["chunk"], p.score) for p in answer.points]
 

@@ -12,7 +12,7 @@ from devmentor.qwen.afterwards import Afterwards
 from devmentor.qwen.answers import Job, Whole
 from devmentor.qwen.budget_spending import Estimate
 from devmentor.qwen.budgets import Budgets
-from devmentor.qwen.engine import Engine
+from devmentor.qwen.engine import Engine, Terms
 from devmentor.qwen.engine_errors import EngineError
 from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.relay import Relay
@@ -75,21 +75,16 @@ class Asking:
         estimate = self._estimate(messages, request.answer_tokens, body)
         reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
         job.headers = reservation.headers
-        path, wait_s = request.form.path, deadlines.left_s(job.deadline)
+        terms = Terms(request.form.path, deadlines.left_s(job.deadline), last_resort, reservation.begin)
         if request.stream:
-            call = engine.stream(
-                raw, path=path, wait_s=wait_s, last_resort=last_resort, begin=reservation.begin
-            )
+            call = engine.stream(raw, terms)
             stream = await budget_spending.streamed(reservation, call, estimate)
             secondary = self._settings.models[request.model].secondary
             resume = None
             if request.continues and served_by == "engine" and secondary is not None:
                 resume = partial(self._resume, job, body, self._engines[secondary])
             return Relay(stream, job.served(served_by), request.form.assemble, answered, resume)
-        call_whole = engine.complete(
-            raw, path=path, wait_s=wait_s, last_resort=last_resort, begin=reservation.begin
-        )
-        payload = await budget_spending.whole(reservation, call_whole)
+        payload = await budget_spending.whole(reservation, engine.complete(raw, terms))
         answered(payload)
         return Whole(payload, job.served(served_by))
 
@@ -117,7 +112,7 @@ class Asking:
         estimate = self._estimate(body["messages"], body.get("max_tokens"), body)
         reservation = await self._budgets.reserve(job.caller.budget, estimate.total)
         raw = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        call = engine.stream(raw, begin=reservation.begin)
+        call = engine.stream(raw, Terms(begin=reservation.begin))
         return await budget_spending.streamed(reservation, call, estimate)
 
     def _record(self, job: Job, raw: bytes) -> None:

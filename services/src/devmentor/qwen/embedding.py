@@ -12,7 +12,7 @@ from devmentor.qwen.answers import NO_VERSION, Served, Whole
 from devmentor.qwen.asking import engine_for, no_engine
 from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.cache import AnswerCache, Lookup
-from devmentor.qwen.engine import Engine
+from devmentor.qwen.engine import Engine, Terms
 from devmentor.qwen.engine_errors import EngineError
 from devmentor.qwen.flights import TRY_AGAIN, Flights, Seat
 from devmentor.qwen.pbml import Caller
@@ -108,10 +108,8 @@ class Embeddings:
         tokens = budget_spending.embedding_estimate(request.body["input"]).total
         reservation = await self._budgets.reserve(caller.budget, tokens)
         raw = json.dumps({**request.body, "model": engine.model}).encode()
-        call = engine.complete(
-            raw, wait_s=deadlines.left_s(deadline), last_resort=last_resort, begin=reservation.begin
-        )
-        return await budget_spending.whole(reservation, call), reservation.headers
+        terms = Terms(None, deadlines.left_s(deadline), last_resort, reservation.begin)
+        return await budget_spending.whole(reservation, engine.complete(raw, terms)), reservation.headers
 
 
 async def _answer_of(seat: Seat) -> Whole:

@@ -45,6 +45,23 @@ class EngineLimits:
     breaker: BreakerLimits
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms an engine is asked."""
+
+    path: str | None = None
+    """Of the endpoint; None for the kind's own."""
+    wait_s: float | None = None
+    """How long it may wait for its turn; None where the pool's own limit holds."""
+    last_resort: bool = False
+    """Nothing else can answer, so a breaker that opened by the error rate lets it through."""
+    begin: Callable[[], None] | None = None
+    """Called when the turn has come."""
+
+
+_NO_TERMS = Terms()
+
+
 class Engine:
     """One model's engine: calls, and what is known about it (context length, progress)."""
 
@@ -69,28 +86,13 @@ class Engine:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    async def complete(
-        self,
-        body: bytes,
-        *,
-        path: str | None = None,
-        wait_s: float | None = None,
-        last_resort: bool = False,
-        begin: Callable[[], None] | None = None,
-    ) -> bytes:
-        """A whole answer to a body. Raises EngineError, or ApiError where the request is refused.
-
-        `path`: of the endpoint, None for the kind's own. `wait_s`: how long it may wait for its turn, None where the
-        pool's own limit holds. `last_resort`: nothing else can answer, so a breaker that opened by the error rate lets
-        it through. `begin` is called when the turn has come.
-        """
-        passed, since = await self._slot(wait_s, last_resort=last_resort)
-        if begin is not None:
-            begin()
+    async def complete(self, body: bytes, terms: Terms = _NO_TERMS) -> bytes:
+        """A whole answer to a body. Raises EngineError, or ApiError where the request is refused."""
+        passed, since = await self._slot(terms)
         try:
             start = time.monotonic()
             async with self._judged(passed):
-                response = await self._post(body, self._whole, path)
+                response = await self._post(body, self._whole, terms.path)
                 async with response:
                     payload = await response.read()
                     self._check(response.status, payload)
@@ -101,24 +103,14 @@ class Engine:
         finally:
             self.pool.release(since)
 
-    async def stream(
-        self,
-        body: bytes,
-        *,
-        path: str | None = None,
-        wait_s: float | None = None,
-        last_resort: bool = False,
-        begin: Callable[[], None] | None = None,
-    ) -> EngineStream:
+    async def stream(self, body: bytes, terms: Terms = _NO_TERMS) -> EngineStream:
         """A stream whose first event is here already. Raises like `complete`. The caller must `close` it."""
-        passed, since = await self._slot(wait_s, last_resort=last_resort)
-        if begin is not None:
-            begin()
+        passed, since = await self._slot(terms)
         response: aiohttp.ClientResponse | None = None
         try:
             start = time.monotonic()
             async with self._judged(passed, whole=False):
-                response = await self._post(body, self._streamed, path)
+                response = await self._post(body, self._streamed, terms.path)
                 if response.status != 200:
                     self._check(response.status, await response.read())
                 stream = EngineStream(self, response, passed, since)
@@ -131,17 +123,20 @@ class Engine:
             self.pool.release(since)
             raise
 
-    async def _slot(self, wait_s: float | None, *, last_resort: bool) -> tuple[Pass, float]:
+    async def _slot(self, terms: Terms) -> tuple[Pass, float]:
         """Past the breaker and into the pool; when the slot was given. Without a slot the breaker is told nothing."""
-        passed = self.breaker.allow(last_resort=last_resort)
+        passed = self.breaker.allow(last_resort=terms.last_resort)
         if passed is None:
             metrics.ENGINE_ERRORS.labels(self.model, "breaker_open").inc()
             raise EngineError("breaker_open", f"the breaker of {self.model} is open")
         try:
-            return passed, await self.pool.acquire(wait_s)
+            since = await self.pool.acquire(terms.wait_s)
         except BaseException:
             passed.abandon()
             raise
+        if terms.begin is not None:
+            terms.begin()
+        return passed, since
 
     @contextlib.asynccontextmanager
     async def _judged(self, passed: Pass, *, whole: bool = True) -> AsyncIterator[None]:

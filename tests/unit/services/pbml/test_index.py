@@ -104,6 +104,18 @@ async def test_a_search_finds_another_peer_in_its_own_time():
     assert asked == ["gone", "second", "second"]
 
 
+async def test_the_only_peer_has_all_the_time():
+    index = Index(Settings(tenants_file=None, qdrant_urls=["http://127.0.0.1:1"], fetch_timeout_s=0.4))
+
+    async def query_points(*_given, **_named):
+        await asyncio.sleep(0.3)
+        return SimpleNamespace(points=[])
+
+    index._clients = [SimpleNamespace(query_points=query_points)]
+    async with asyncio.timeout(0.4):
+        assert await index.search("t", [0.0], limit=1, min_score=0.0) == []
+
+
 async def test_a_peer_on_which_a_caller_gave_up_is_not_the_next_ones_first():
     index = of_three_peers()
     asked = []
