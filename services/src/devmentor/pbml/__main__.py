@@ -70,6 +70,8 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             if arguments.document is not None and arguments.tenant is None:
                 _fail(2, "--document needs --tenant: names of documents are a tenant's own")
             command = commands.retry(settings, arguments.tenant, arguments.document)
+        case "state":
+            command = commands.state(settings)
         case "delete-tenant":
             command = commands.delete_tenant(settings, arguments.tenant)
         case _:
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     retry = commands.add_parser("retry", help="queue versions again that were given up: all, a tenant's or one")
     retry.add_argument("--tenant")
     retry.add_argument("--document")
+    commands.add_parser("state", help="this host's local state: where it stands, its digests and checkpoints")
     forget = commands.add_parser("delete-tenant", help="delete everything of a tenant that has no key any more")
     forget.add_argument("tenant", help="its name: nothing asks again")
     commands.add_parser("ensure-collection", help="create the Qdrant collection if missing, compare it otherwise")

@@ -8,12 +8,15 @@ from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import operations
 
 
-def dependencies(settings: Settings, database: Database, index: Index, embedder: Embedder, name: str) -> list[Check]:
+def dependencies(
+    settings: Settings, database: Database, index: Index, embedder: Embedder, name: str, required: bool = True
+) -> list[Check]:
     """PostgreSQL by a write that reaches the quorum; the collection; the embeddings endpoint.
 
     Only PostgreSQL is required: nothing can be acknowledged or read without it. With the index or the
     embedder away a fetch still answers from PostgreSQL and says so, and since all replicas share
     Qdrant, taking them out of the load balancer for its sake would turn a degraded tier into a dead one.
+    PostgreSQL is not `required` either where a local state can answer fetches.
     """
 
     async def postgres() -> str:
@@ -25,7 +28,7 @@ def dependencies(settings: Settings, database: Database, index: Index, embedder:
         return f"{settings.embedding_model}, {len(vectors[0])} dimensions"
 
     return [
-        Check("postgres", postgres, timeout_s=2.5),
+        Check("postgres", postgres, required=required, timeout_s=2.5),
         Check("qdrant", index.probe, required=False),
         Check("embedder", embeddings, required=False),
     ]

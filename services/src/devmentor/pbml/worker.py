@@ -23,6 +23,7 @@ from devmentor.pbml.index import Index
 from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.state.follow import Follower
 from devmentor.pbml.store import idempotency, operations, versions
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class Worker:
         self._app = jobs.create(jobs.BoundedConnector(2 * settings.database_timeout_s))
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._maintenance = Maintenance(settings, self.database, self.index)
+        directory = settings.state_dir
+        self._follower = Follower(settings, self.database, directory) if directory is not None else None
         self._running = False
         self._worker_id: int | None = None
         self._under_way: set[int] = set()
@@ -89,6 +92,8 @@ class Worker:
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
+            if self._follower is not None:
+                tasks.append(asyncio.create_task(self._follower.run(), name="state"))
             try:
                 yield
             finally:

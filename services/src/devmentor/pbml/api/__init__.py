@@ -6,9 +6,11 @@ from starlette.applications import Starlette
 
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
+from devmentor.pbml.api import digest
 from devmentor.pbml.api.admin import Admin
 from devmentor.pbml.api.context import Context
 from devmentor.pbml.api.conversations import Conversations
+from devmentor.pbml.api.digest import Digest
 from devmentor.pbml.api.documents import Documents
 from devmentor.pbml.api.openapi import Endpoint, document
 from devmentor.pbml.api.pins import Pins
@@ -27,6 +29,7 @@ def endpoints(service: Service) -> list[Endpoint]:
         *Conversations(service).endpoints(),
         *Context(service).endpoints(),
         *Pins(service).endpoints(),
+        *Digest(service).endpoints(),
         *Admin(service, openapi).endpoints(),
     ]
 
@@ -55,9 +58,12 @@ def application(settings: Settings) -> Starlette:
     readiness = Readiness(
         "pbml",
         [
-            *dependencies(settings, service.database, service.index, service.embedder, settings.replica),
+            *dependencies(
+                settings, service.database, service.index, service.embedder, settings.replica, service.state is None
+            ),
             Check("workers", worker, required=False),
             Check("tokens", counted_by, required=False),
+            *digest.checks(service),
         ],
     )
     return create_app(
