@@ -7,11 +7,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
+from devmentor.pbml import schema
 from devmentor.pbml.db import Database
 from devmentor.pbml.preprocess import prepare
 from devmentor.pbml.settings import Settings
@@ -23,6 +26,7 @@ from devmentor.pbml.store.chunks import StoredChunk, save_chunks
 from devmentor.pbml.store.versions import Version
 
 BIN = Path("/usr/lib/postgresql/15/bin")
+SRC = Path(__file__).resolve().parents[4] / "services" / "src"
 DIMENSIONS = 8
 
 
@@ -156,6 +160,15 @@ class Ledger:
     async def do(self, work, *arguments, **named):
         async with self.transaction() as c:
             return await work(c, *arguments, **named)
+
+
+def new_ledger(server: Postgres) -> Ledger:
+    """A database of the test's own, at the newest revision."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as c:
+        c.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    schema.migrate(server.conninfo(name), "head")
+    return Ledger(server.conninfo(name))
 
 
 class Replica:

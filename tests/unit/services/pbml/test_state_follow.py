@@ -1,13 +1,9 @@
 """A replica's local state beside a private PostgreSQL: what it has, and that it misses nothing."""
 
-import uuid
-
 import psycopg
 import pytest
-from psycopg import sql
-from state_world import BIN, Ledger, Postgres, Replica, accept, delete, go_live, ingest, say
+from state_world import BIN, Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
 
-from devmentor.pbml import schema
 from devmentor.pbml.state import source
 from devmentor.pbml.store import pins
 from devmentor.pbml.store.generations import shard_of
@@ -27,11 +23,7 @@ def postgres():
 
 @pytest.fixture
 def ledger(postgres):
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as c:
-        c.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    schema.migrate(postgres.conninfo(name), "head")
-    return Ledger(postgres.conninfo(name))
+    return new_ledger(postgres)
 
 
 async def truth(ledger: Ledger) -> dict[str, str]:

@@ -45,8 +45,8 @@ class Follower:
         self._directory = directory
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self.file: StateFile | None = None
-        self._from_checkpoint = False
-        self._origin = ""
+        self._new = True
+        self.origin = ""
         self._began = time.monotonic()
         self._exact: View | None = None
         self._synced: float | None = None
@@ -61,24 +61,28 @@ class Follower:
         """Until cancelled. What is away is tried again."""
         try:
             while True:
-                pause = self._s.state_poll_s
-                try:
-                    if await self.turn():
-                        pause = 0.0
-                except (DatabaseUnavailable, OutcomeUnknown) as error:
-                    metrics.FAILURES.labels("away").inc()
-                    log.info("state waits for PostgreSQL", extra={"reason": str(error)[:300]})
-                except Exception as error:
-                    metrics.FAILURES.labels("fault").inc()
-                    pause = _FAULT_PAUSE_S
-                    if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode & 0xFF in _DAMAGED:
-                        log.exception("the state's file is damaged")
-                        await self._replace()
-                    else:
-                        log.exception("state: a round failed")
+                pause = await self.round()
                 await asyncio.sleep(pause)
         finally:
             await self.close()
+
+    async def round(self) -> float:
+        """A turn, whatever comes of it; seconds until the next one."""
+        try:
+            return 0.0 if await self.turn() else self._s.state_poll_s
+        except (DatabaseUnavailable, OutcomeUnknown) as error:
+            metrics.FAILURES.labels("away").inc()
+            log.info("state waits for PostgreSQL", extra={"reason": str(error)[:300]})
+            return self._s.state_poll_s
+        except sqlite3.DatabaseError as error:
+            metrics.FAILURES.labels("fault").inc()
+            log.exception("state: the file")
+            if error.sqlite_errorcode & 0xFF in _DAMAGED:
+                await self._replace()
+        except Exception:
+            metrics.FAILURES.labels("fault").inc()
+            log.exception("state: a round failed")
+        return _FAULT_PAUSE_S
 
     async def turn(self) -> bool:
         """One round; whether the next one should follow at once."""
@@ -110,7 +114,7 @@ class Follower:
     def _opened(self, path: Path, origin: str) -> StateFile:
         file = StateFile(path)
         file.open()
-        self.file, self._origin, self._from_checkpoint = file, origin, origin == "checkpoint"
+        self.file, self.origin, self._new = file, origin, True
         return file
 
     def _restored(self) -> StateFile | None:
@@ -135,7 +139,7 @@ class Follower:
         """Of a damaged file: by a checkpoint, and where that was one already by an empty file."""
 
         def work() -> None:
-            before = self._from_checkpoint
+            before = self.origin == "checkpoint"
             if self.file is not None:
                 self.file.close()
             if before or self._restored() is None:
@@ -304,9 +308,9 @@ class Follower:
         metrics.POSITION.set(view.position)
         metrics.DOCUMENTS.set(documents)
         metrics.BYTES.set(sum(path.stat().st_size for path in file.path.parent.iterdir()))
-        if self._origin:
-            metrics.STARTED.labels(self._origin).set(time.monotonic() - self._began)
-            self._origin = ""
+        if self._new:
+            metrics.STARTED.labels(self.origin).set(time.monotonic() - self._began)
+            self._new = False
 
     # Checkpoints
 
@@ -343,6 +347,11 @@ class Follower:
         metrics.CHECKPOINT_AT.set(found[-1].made_at)
         metrics.CHECKPOINT_BYTES.set(found[-1].size)
         return found[-1]
+
+    async def checkpointed(self) -> None:
+        """Wait for a copy that is under way."""
+        if self._copying is not None:
+            await self._copying
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -332,8 +332,9 @@ async def prune(c: Connection, kept_s: float, most_s: float) -> int:
     None younger than `kept_s` goes: after a failover replicas read all of them once more.
     """
     cursor = await c.execute(
-        "WITH boundary AS (SELECT least(pg_snapshot_xmin(pg_current_snapshot()), (SELECT r.confirmed FROM replica_states r"
-        " WHERE r.seen_at > now() - make_interval(secs => %(most)s) ORDER BY r.confirmed LIMIT 1)) AS xid),"
+        "WITH boundary AS (SELECT least(pg_snapshot_xmin(pg_current_snapshot()),"
+        " (SELECT r.confirmed FROM replica_states r WHERE r.seen_at > now() - make_interval(secs => %(most)s)"
+        " ORDER BY r.confirmed LIMIT 1)) AS xid),"
         " old AS (SELECT c.ctid FROM changes c, boundary b WHERE c.xid < b.xid"
         " AND c.at < now() - make_interval(secs => %(kept)s) ORDER BY c.xid LIMIT %(batch)s),"
         " gone AS (DELETE FROM changes WHERE ctid IN (SELECT ctid FROM old) RETURNING xid)"
