@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -95,6 +96,14 @@ class Postgres:
     def promote(self) -> None:
         self._run("pg_ctl", "-D", self.data, "-w", "promote")
 
+    def detach(self) -> None:
+        """A standby that gets nothing more from its primary."""
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as c:
+            c.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            c.execute("SELECT pg_reload_conf()")
+            while c.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone() != (0,):
+                time.sleep(0.05)
+
     def conninfo(self, database: str) -> str:
         return f"host=127.0.0.1 port={self.port} dbname={database} user=pbml connect_timeout=2"
 
@@ -150,6 +159,7 @@ class Ledger:
 
     def __init__(self, conninfo: str) -> None:
         self.conninfo = conninfo
+        self.database = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
 
     @asynccontextmanager
     async def transaction(self):

@@ -264,11 +264,15 @@ class StateFile:
         return [(tenant, name) for (name,) in rows]
 
     def item(self, key: Key) -> bytes | None:
-        """The item of what is in the file, computed anew; a damaged row makes another than the one that was noted."""
+        """The item of what is in the file, computed anew; none at all where it is not the one that was noted."""
         entry = self._entry(key)
-        noted = self.db.execute("SELECT item FROM documents WHERE tenant = ? AND document_id = ?", key).fetchone()
         made = item(entry) if entry is not None else None
-        return made if noted is None or noted[0] == made else b"damaged"
+        return made if made == self.noted(key) else b""
+
+    def noted(self, key: Key) -> bytes | None:
+        """The item that was written with the document."""
+        row = self.db.execute("SELECT item FROM documents WHERE tenant = ? AND document_id = ?", key).fetchone()
+        return row[0] if row is not None else None
 
     def _entry(self, key: Key) -> Entry | None:
         row = self.db.execute("SELECT * FROM documents WHERE tenant = ? AND document_id = ?", key).fetchone()
