@@ -173,7 +173,8 @@ class View:
         found = []
         for document, version, number, score in hits:
             row = self._db.execute(
-                f"SELECT {_LIVE} WHERE d.tenant = ? AND d.document_id = ? AND d.version = ? AND k.chunk = ?",
+                f"SELECT {_LIVE} FROM documents d CROSS JOIN chunks k ON k.document = d.id CROSS JOIN texts"  # noqa: S608
+                " ON texts.rowid = k.id WHERE d.tenant = ? AND d.document_id = ? AND d.version = ? AND k.chunk = ?",
                 (tenant, document, version, number),
             ).fetchone()
             if row is not None:
@@ -187,7 +188,8 @@ class View:
         for joined in (" AND ", " OR ")[: len(known)]:
             match = f"{asked.match} AND body : ({joined.join(_quoted(word) for word in known)})"
             rows = self._db.execute(
-                f"SELECT k.id, -bm25(texts, 0.0, 1.0), {_LIVE} WHERE texts MATCH ? AND d.tenant = ?"
+                f"SELECT k.id, -bm25(texts, 0.0, 1.0), {_LIVE} FROM texts CROSS JOIN chunks k ON k.id = texts.rowid"  # noqa: S608
+                " CROSS JOIN documents d ON d.id = k.document WHERE texts MATCH ? AND d.tenant = ?"
                 " ORDER BY bm25(texts, 0.0, 1.0) LIMIT ?",
                 (match, asked.tenant, limit),
             )
@@ -206,8 +208,8 @@ class View:
             quoted = " OR ".join(_quoted(word) for word in sorted(words)[:_MOST_WORDS])
             ids = self._rowids(f"{asked.match} AND body : ({quoted})", min(most, _CANDIDATES)) if quoted else []
         rows = self._db.execute(
-            "SELECT d.document_id, d.version, k.chunk, k.vector FROM json_each(?) j JOIN chunks k ON k.id = j.value"
-            " JOIN documents d ON d.id = k.document WHERE d.tenant = ?",
+            "SELECT d.document_id, d.version, k.chunk, k.vector FROM json_each(?) j CROSS JOIN chunks k"
+            " ON k.id = j.value CROSS JOIN documents d ON d.id = k.document WHERE d.tenant = ?",
             (json.dumps(ids), asked.tenant),
         ).fetchall()
         query = np.asarray(vector, dtype="<f4")
@@ -225,10 +227,8 @@ class View:
         return [row[0] for row in rows]
 
 
-_LIVE = (
-    "d.document_id, d.version, k.chunk, k.section, d.title, texts.body, d.kind, k.start_char, k.end_char"
-    " FROM texts JOIN chunks k ON k.id = texts.rowid JOIN documents d ON d.id = k.document"
-)
+# Joins are CROSS where SQLite, which has no statistics, must not choose their order.
+_LIVE = "d.document_id, d.version, k.chunk, k.section, d.title, texts.body, d.kind, k.start_char, k.end_char"
 
 
 def _chunk(row: Sequence[Any], score: float) -> LiveChunk:
