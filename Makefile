@@ -18,7 +18,8 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
-	vm-postgres bench-failover bench-semantic-cache bench-qwen clean
+	vm-postgres bench-failover bench-semantic-cache bench-qwen \
+	bench-qwen-memory clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +107,9 @@ bench-semantic-cache: venv models ## false hits of QWEN's semantic cache: PACKAG
 
 bench-qwen: venv ## what QWEN adds to a request, beside LiteLLM: RATE=50 DURATION=60; writes docs/qwen-bench.md
 	@PYTHONPATH=services/src python -m tests.bench.qwen.run --rate $(or $(RATE),50) --seconds $(or $(DURATION),60)
+
+bench-qwen-memory: venv ## memory of QWEN and LiteLLM under the same load: MINUTES=30 RATE=20; writes docs/qwen-bench.md
+	@PYTHONPATH=services/src python -m tests.bench.qwen.memory --minutes $(or $(MINUTES),30) --rate $(or $(RATE),20)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache
