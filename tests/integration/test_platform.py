@@ -6,7 +6,6 @@ The tests build on each other (a deployment takes minutes), so each needs `deplo
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,10 +14,11 @@ import pytest
 from tests.chaos.postgres.cluster import Cluster, leader_of, wait_until
 from tests.integration import secrecy, verify_table
 from tests.integration.conftest import RESULTS
+from tests.integration.qwen_instance import ask_instance
 from tools import ask
 from tools.inventory_vars import Inventory
 from tools.lab_run import deploy, prepare
-from tools.runs import lab, lab_command, load_average, playbook, record
+from tools.runs import lab, load_average, playbook, record
 
 pytestmark = pytest.mark.lab
 
@@ -75,19 +75,9 @@ def test_deploy_again_changes_nothing_and_is_quick(deployed: Path) -> None:
 
 def trace(inventory: Path, request_id: str) -> dict[str, object]:
     """The trace of a request, from whichever QWEN instance served it (an administrator's view, on the host itself)."""
-    reader = Inventory(inventory)
-    instances = reader.hosts("qwen")
-    key = str(reader.value(instances[0], "vault_admin_api_key"))
-    tls = "/etc/devmentor/tls"
+    instances = Inventory(inventory).hosts("qwen")
     for host in instances:
-        # The key goes in on standard input: an argument would be in the host's process list.
-        answer = subprocess.run(
-            lab_command(inventory, "exec", host, "--", "curl", "--silent", "--config", "-"),
-            input=f'url = "https://{host}:8080/v1/traces/{request_id}"\nheader = "Authorization: Bearer {key}"\n'
-            f'cacert = "{tls}/ca.crt"\ncert = "{tls}/host.crt"\nkey = "{tls}/host.key"\n',
-            capture_output=True, text=True, timeout=30, check=True,
-        )  # fmt: skip
-        found = json.loads(answer.stdout)
+        found = ask_instance(inventory, host, f"/v1/traces/{request_id}")
         if "error" not in found:
             return dict(found)
     pytest.fail(f"no QWEN instance of {instances} has a trace of request {request_id}")
