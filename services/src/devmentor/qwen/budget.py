@@ -21,8 +21,8 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A limit's state. `window` counts periods since 1970; `taken` are tokens leased or spent of this window; `limit` is
-    the highest that was in force in it, None where the release before this one wrote the row."""
+    """A limit's state. `window` counts periods since 1970; `taken` are tokens leased or spent of this window; `limit`
+    is the highest that was in force in it, None where the release before this one wrote the row."""
 
     window: int
     taken: int
