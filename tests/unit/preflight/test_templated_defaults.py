@@ -1,4 +1,4 @@
-"""A check that reads a role's default must get its value: an untemplated `{{ ... }}` is of another type, or never empty."""
+"""A check that reads a role's default must get its value: a template is of another type, or never empty."""
 
 import re
 from pathlib import Path
