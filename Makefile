@@ -19,7 +19,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	vm-postgres bench-failover bench-semantic-cache bench-qwen \
-	bench-qwen-memory clean
+	bench-qwen-memory chaos-pbml clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
+
+chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all; writes docs/pbml-chaos.md
+	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) --write-docs
 
 vm-postgres: venv ## a virtual machine's power fails: the agent's fsync, beside controls without; ROUNDS=5 SEED=1
 	@python -m tests.vm.run --install-prerequisites --rounds $(or $(ROUNDS),5) --seed $(or $(SEED),1) $(ARGS)
