@@ -1,12 +1,9 @@
 """The tier's parts by themselves."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from devmentor.common.errors import ApiError
@@ -37,28 +34,6 @@ async def quarter(text: str) -> int | None:
 
 async def silent(_text: str) -> int | None:
     return None
-
-
-# -- events ----------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.binary(min_size=1, max_size=12).map(lambda b: b.replace(b"\n", b".").replace(b"\r", b"."))), st.data()
-)
-def test_events_come_whole_however_the_network_cuts_them(bodies: list[bytes], data: Any) -> None:
-    stream = b"".join(b"data: " + body + b"\n\n" for body in bodies)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=5)))
-    splitter = sse.Splitter()
-    events = [e for a, b in pairwise([0, *cuts, len(stream)]) for e in splitter.feed(stream[a:b])]
-    assert [sse.payload(event) for event in events] == bodies
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_carriage_returns_end_lines_too(size: int) -> None:
-    stream = b"data: a\r\n\r\ndata: b\r\n\r\n"
-    splitter = sse.Splitter()
-    events = [e for at in range(0, len(stream), size) for e in splitter.feed(stream[at : at + size])]
-    assert [sse.payload(event) for event in events] == [b"a", b"b"]
 
 
 # -- completions -----------------------------------------------------------------------------------------------------
