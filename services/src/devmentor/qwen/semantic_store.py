@@ -76,7 +76,7 @@ class SemanticStore:
         ]
 
     async def put(self, asked: Candidate, vector: Sequence[float], answer: Answer) -> None:
-        """Keep an answer; the same question again replaces it."""
+        """Keep an answer; the same question again replaces it. It is there when this returns, for a purge to find."""
         point = models.PointStruct(
             id=_id(asked),
             vector=list(vector),
@@ -91,7 +91,7 @@ class SemanticStore:
                 "stored_at": time.time(),
             },
         )
-        await self._call(lambda client: client.upsert(self._name, [point], wait=False))
+        await self._call(lambda client: client.upsert(self._name, [point], wait=True))
 
     async def remove(self, asked: Candidate) -> None:
         """Remove the answer to a question."""
