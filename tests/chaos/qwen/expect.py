@@ -81,7 +81,8 @@ EXPECTED: dict[str, Expected] = {
     # The gateway asks another instance where no byte of an answer came; of a stream that began there is no second.
     "qwen_killed": Expected(SENDER_GONE, error_s=0.5, since=BEGAN, recover_s=60.0),
     "gateway_killed": Expected(
-        {**SENDER_GONE, CUT: NOBODY_THERE[CUT], CONNECT: NOBODY_THERE[CONNECT]}, error_s=8.0, since=BEGAN, recover_s=15.0
+        {**SENDER_GONE, **{each: NOBODY_THERE[each] for each in (CUT, CONNECT)}},
+        error_s=8.0, since=BEGAN, recover_s=15.0,
     ),
     # The host has more than the gateway on it: an engine, a PostgreSQL server that may lead, a QWEN instance.
     "gateway_host": Expected(
