@@ -62,7 +62,7 @@ EXPECTED: dict[str, Expected] = {
     "engine_frozen": Expected(
         TOO_SLOW, error_s=5.0, must_see=frozenset({*TOO_SLOW, "slow"}), recover_s=45.0
     ),
-    "engine_slowed": Expected(TOO_SLOW, error_s=5.0, recover_s=45.0),
+    "engine_slowed": Expected(TOO_SLOW, error_s=10.0, recover_s=45.0),
     # One in 500: an answer without the engine each, or an error where there is none.
     "engine_erring": Expected(
         NO_ENGINE, error_s=5.0, served_by=NORMAL | FALLBACK, recover_s=45.0, most_errors=0.02
@@ -79,7 +79,7 @@ EXPECTED: dict[str, Expected] = {
     "pbml_all": Expected(degraded_context=True, must_see=frozenset({"context degraded"}), recover_s=60.0),
     "postgres": Expected(degraded_context=True, recover_s=60.0),
     # The gateway asks another instance where no byte of an answer came; of a stream that began there is no second.
-    "qwen_killed": Expected(SENDER_GONE, error_s=0.5, since=BEGAN, recover_s=60.0),
+    "qwen_killed": Expected(SENDER_GONE, error_s=3.0, since=BEGAN, recover_s=60.0),
     "gateway_killed": Expected(
         {**SENDER_GONE, **{each: NOBODY_THERE[each] for each in (CUT, CONNECT)}},
         error_s=8.0, since=BEGAN, recover_s=15.0,

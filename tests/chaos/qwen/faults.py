@@ -171,6 +171,9 @@ def put_proxies(scene: Scene) -> None:
     QWEN's open connections are the engine's still: its restart ends them.
     """
     for host in scene.deployed.hosts("qwen"):
+        # Of a run that was killed in its middle.
+        host.execute(["nft", "delete", "table", "ip", TABLE], check=False)
+        host.execute(["systemctl", "stop", PROXY_UNIT], check=False)
         host.execute(["tee", PROXY_FILE], stdin=PROXY.read_text())
         command = ["python3", PROXY_FILE, str(PROXY_PORT), str(ENGINE_PORT), str(ERRS_FIRST), str(ERRS_EACH)]
         output = f"--property=StandardOutput=truncate:{PROXY_OUTPUT}"

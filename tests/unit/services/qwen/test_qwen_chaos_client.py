@@ -174,4 +174,4 @@ async def test_the_mix_has_every_kind_of_request() -> None:
     ):
         assert sum(header in each.headers for each in asks) > least
     assert sum(each.kind == STREAM for each in asks) > 150
-    assert sum(each.body["max_tokens"] > 100 for each in asks) > 20
+    assert sum(each.body["max_tokens"] > 60 for each in asks) > 20
