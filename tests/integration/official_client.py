@@ -14,7 +14,7 @@ from typing import Any
 
 import openai
 
-WEATHER = {
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -24,7 +24,7 @@ WEATHER = {
 }
 
 
-def ask(text: str) -> list[dict[str, str]]:
+def ask(text: str) -> Any:
     """A question that nobody asked before."""
     return [{"role": "user", "content": f"{text} {uuid.uuid4().hex}"}]
 

@@ -65,7 +65,8 @@ def parsed(raw: bytes) -> Any:
 
 def events(body: bytes) -> tuple[list[bytes], dict[str, str]]:
     """Data of a stream's events in order, and what its comments say of who served it (the last word counts)."""
-    data, said = [], {}
+    data: list[bytes] = []
+    said: dict[str, str] = {}
     for event in body.replace(b"\r\n", b"\n").split(b"\n\n"):
         for line in event.split(b"\n"):
             if line.startswith(b"data:"):

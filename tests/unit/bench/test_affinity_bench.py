@@ -1,9 +1,11 @@
 """The affinity bench: what it sends, what it reads of an answer, and figures that are worth nothing are called so."""
 
+import argparse
 import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +142,21 @@ async def test_a_turn_that_is_not_the_engines_whole_answer_is_an_error(
 async def test_nobody_there_is_an_error() -> None:
     async with connection("http://127.0.0.1:9", "", "key") as client:
         assert not (await run.take_turn(client, conversation(HEADER), 1, "tiny")).ok
+
+
+async def test_both_arms_take_turns_on_a_pretended_lab(gateway: tuple[PretendedGateway, str]) -> None:
+    _, url = gateway
+    deployed: Any = SimpleNamespace(
+        base_url=url, client=SimpleNamespace(ca="", key="key"), model=lambda: "tiny", settled=lambda: "",
+        hosts=lambda _group: [],
+    )  # fmt: skip
+    options = argparse.Namespace(rounds=2, conversations=2, turns=3, words=20)
+    parts = await asyncio.to_thread(run.measure, deployed, options)
+    assert [(part["round"], part["arm"]) for part in parts] == [(1, HEADER), (1, BODY), (2, BODY), (2, HEADER)]
+    assert [len(part["turns"]) for part in parts] == [6] * 4
+    told = {**vars(options), "commit": "abc", "cores": 2, "instances": 3, "parts": parts}
+    assert report.problems(told) == []
+    assert "not known" in report.table(told), "hosts that do not say what they evaluated are not counted"
 
 
 def test_counters_that_began_anew_say_nothing() -> None:

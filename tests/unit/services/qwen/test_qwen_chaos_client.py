@@ -2,16 +2,23 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
 from conftest import KEYS, StartTier, Tier
 from qwen_doubles import MODEL, Engine, Pbml, serving
 
-from tests.chaos.qwen import client, questions
+from lab.errors import LabError
+from tests.chaos.qwen import client, questions, report, rounds
+from tests.chaos.qwen import run as chaos_run
 from tests.chaos.qwen import seen as s
 from tests.chaos.qwen.checker import Moments, judge
 from tests.chaos.qwen.expect import EXPECTED
+from tests.chaos.qwen.faults import Fault, Scene
 from tests.chaos.qwen.questions import Ask
 from tests.chaos.qwen.seen import STREAM, WHOLE, Seen
 
@@ -160,6 +167,71 @@ async def test_a_load_is_judged_as_its_tier_was(
     assert as_named.errors["503 engine_unavailable"] > 2
     as_nothing = judge(EXPECTED["none"], load.seen, moments)
     assert sum(line.startswith("unexplained") for line in as_nothing.violations) == sum(as_named.errors.values())
+
+
+async def test_a_round_from_its_beginning_to_its_verdict_on_a_pretended_lab(
+    start: StartTier, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tier and the clients are real; hosts are not, and the fault is the engine double's."""
+    monkeypatch.setattr("tests.chaos.qwen.rounds.BEFORE_S", 1.0)
+    monkeypatch.setattr("tests.chaos.qwen.checker.CALM_S", 1.0)
+    monkeypatch.setattr("tests.chaos.qwen.rounds.save_evidence", lambda _deployed, folder: folder.mkdir(exist_ok=True))
+    tier = await start(probe_s=0.1, breaker_open_s=0.2)
+    deployed: Any = SimpleNamespace(
+        base_url=tier.url, client=SimpleNamespace(ca="", key=KEYS["lab"]), model=lambda: MODEL, settled=lambda: ""
+    )
+    done: list[str] = []
+
+    def turn(mode: str) -> Callable[[Scene], None]:
+        def act(_scene: Scene) -> None:
+            engine.mode = mode
+            done.append(mode)
+
+        return act
+
+    def fault(name: str) -> Fault:
+        return Fault(name, "the engine errs", turn("error"), turn("ok"), hold=1.0)
+
+    found = await asyncio.to_thread(rounds.play, deployed, fault("engines_dead"), 1, 1, 20.0, tmp_path / "a")
+    assert done == ["error", "ok"]
+    assert found["problems"] == []
+    assert found["errors"]["503 engine_unavailable"] > 0
+    assert found["recovery_s"] is not None
+    assert len(s.read(tmp_path / "a" / "requests.jsonl")) == found["requests"]
+    assert sum(second["requests"] for second in found["timeline"]) == found["requests"]
+    assert chaos_run.line({"commit": "abc", **found}).startswith("engines_dead    #1: ")
+    assert "`engines_dead`: the engine errs | 1 |" in report.table([{"commit": "abc", **found}])
+    unexplained = await asyncio.to_thread(rounds.play, deployed, fault("valkey_all"), 1, 1, 20.0, tmp_path / "b")
+    assert any(line.startswith("unexplained: ") for line in unexplained["problems"])
+
+
+async def test_a_fault_that_fails_is_undone_and_told_on_a_pretended_lab(
+    start: StartTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.chaos.qwen.rounds.BEFORE_S", 0.5)
+    monkeypatch.setattr("tests.chaos.qwen.checker.CALM_S", 0.5)
+    monkeypatch.setattr("tests.chaos.qwen.rounds.save_evidence", lambda *_: None)
+    tier = await start(probe_s=60)
+    deployed: Any = SimpleNamespace(
+        base_url=tier.url, client=SimpleNamespace(ca="", key=KEYS["lab"]), model=lambda: MODEL, settled=lambda: ""
+    )
+    done: list[str] = []
+
+    def fails(_scene: Scene) -> None:
+        raise LabError("the host is gone", "start it")
+
+    fault = Fault("valkey_one", "text", fails, lambda _scene: done.append("undone"))
+    found = await asyncio.to_thread(rounds.play, deployed, fault, 1, 1, 20.0, tmp_path)
+    assert done == ["undone"]
+    assert any(line.startswith("the fault itself failed: the host is gone") for line in found["problems"])
+
+    def prepared_badly(_scene: Scene) -> None:
+        raise LabError("no such program", "install it")
+
+    fault = Fault("valkey_one", "text", fails, lambda _scene: done.append("undone again"), prepare=prepared_badly)
+    with pytest.raises(LabError, match="no such program"):
+        await asyncio.to_thread(rounds.play, deployed, fault, 1, 1, 20.0, tmp_path)
+    assert done == ["undone", "undone again"]
 
 
 async def test_the_mix_has_every_kind_of_request() -> None:
