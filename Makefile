@@ -94,9 +94,9 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
 
-chaos-qwen: venv ## what clients of the whole platform see of each fault: ROUNDS=1 SEED=1 FAULT=all RATE=3 KEEP=1 (the running lab)
+chaos-qwen: venv ## what clients of the whole platform see of each fault: ROUNDS=1 SEED=1 FAULT=all RATE=4 KEEP=1 (the running lab)
 	@$(vault) python -m tests.chaos.qwen.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
-	  --rate $(or $(RATE),3) --inventory $(INVENTORY) $(if $(KEEP),--keep)
+	  --rate $(or $(RATE),4) --inventory $(INVENTORY) $(if $(KEEP),--keep)
 
 vm-postgres: venv ## a virtual machine's power fails: the agent's fsync, beside controls without; ROUNDS=5 SEED=1
 	@python -m tests.vm.run --install-prerequisites --rounds $(or $(ROUNDS),5) --seed $(or $(SEED),1) $(ARGS)

@@ -58,7 +58,7 @@ def ask(run: str, seed: int, number: int) -> Ask:
     if kind == STREAM:
         body["stream"] = True
         if chance.random() < 0.2:
-            body |= {"max_tokens": 64, "ignore_eos": True}
+            body |= {"max_tokens": 400, "ignore_eos": True}
         if chance.random() < 1 / 3:
             headers["X-DevMentor-On-Break"] = "continue"
     limit_s = PATIENCE_S

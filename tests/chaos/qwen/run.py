@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fault", default="all", help=f"names separated by commas: {', '.join(FAULTS)}")
-    parser.add_argument("--rate", type=float, default=3.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
     parser.add_argument("--inventory", type=Path, default=INVENTORY)
     parser.add_argument("--keep", action="store_true", help="use the running lab as it is; leave it up at the end")
     parser.add_argument("--only-look", action="store_true", help="leave docs/qwen-chaos.md alone")
