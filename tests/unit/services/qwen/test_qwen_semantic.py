@@ -87,7 +87,9 @@ async def words() -> Words:
 
 
 @pytest_asyncio.fixture
-async def tier(start: StartTier, words: Words, points: Points, urls: dict[str, str]) -> AsyncIterator[Tier]:
+async def tier(
+    start: StartTier, words: Words, points: Points, urls: dict[str, str]
+) -> AsyncIterator[Tier]:
     async with serving(words.app) as url:
         models = {MODEL: {"url": urls["engine"]}, "words": {"url": url, "kind": "embedding"}}
         yield await start(
