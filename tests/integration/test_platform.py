@@ -6,6 +6,7 @@ The tests build on each other (a deployment takes minutes), so each needs `deplo
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tools import ask
 from tools.inventory_vars import Inventory
 from tools.lab_run import deploy, prepare
 from tools.runs import lab, load_average, playbook, record
+from tools.runs import run as run_command
 
 pytestmark = pytest.mark.lab
 
@@ -92,6 +94,28 @@ def test_the_document_is_in_the_engines_prompt_and_the_second_answer_from_the_ca
     assert result["served_by"][1].startswith("cache")
     assert result["same_answer"]
     assert result["document"] in json.dumps(trace(deployed, result["request_id"]), ensure_ascii=False)
+
+
+def test_the_official_client_works_with_base_url_key_and_ca_alone(deployed: Path, tmp_path: Path) -> None:
+    """Told by the environment alone, as its users do it: no header, no certificate of ours, no special case."""
+    client = ask.client_of(Inventory(deployed))
+    ca = tmp_path / "ca.pem"
+    ca.write_text(client.ca)
+    env = {"OPENAI_BASE_URL": f"https://{client.host}/v1", "OPENAI_API_KEY": client.key, "SSL_CERT_FILE": str(ca)}
+    done = run_command(sys.executable, "-m", "tests.integration.official_client", env=env, timeout=300).require()
+    found = json.loads(done.output.splitlines()[-1])
+    print(f"\n{found}")
+    assert found["whole"]["text"]
+    assert found["served_by"] == "engine"
+    assert found["stream"]["text"]
+    assert found["stream"]["finish"] in ("stop", "length")
+    assert found["stream"]["tokens"] > 0
+    # The lab's random model calls no tool: what it does with them is tested in unit/services/qwen.
+    assert found["tools"]["finish"] in ("stop", "length", "tool_calls")
+    assert found["tools_stream"]["finish"] in ("stop", "length", "tool_calls")
+    assert found["completion"]
+    assert found["embedding"] == 384
+    assert (found["no_such_model"], found["no_such_key"]) == ("NotFoundError", "AuthenticationError")
 
 
 def test_check_and_diff_on_deployed_hosts_report_no_change(deployed: Path) -> None:

@@ -72,7 +72,11 @@ class Client:
         return False
 
     async def _read_on(self, answer: aiohttp.ClientResponse) -> None:
-        self.broken += b"[DONE]" not in await answer.read()
+        try:
+            whole = b"[DONE]" in await answer.read()
+        except (aiohttp.ClientError, TimeoutError):
+            whole = False
+        self.broken += not whole
 
     async def same(self, _number: int) -> bool:
         return await self.ask("The same question as ever?")
