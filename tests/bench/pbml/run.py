@@ -1,0 +1,298 @@
+"""`make bench-pbml`: what PBML costs and how it scales, beside mem0 and the bare calls, in one run on one machine.
+
+    python -m tests.bench.pbml.run --sizes 1000,10000,100000 [--only ingest,fetch] [--only-look]
+
+docs/pbml-bench.md tells what is measured. The result goes to .cache/bench/pbml.json; report.py writes the page from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from module_utils.devmentor.artifacts_cache import sha256_of
+from tests.bench.pbml import corpus, fetch, ingest, report, vectors
+from tests.bench.pbml.client import CHUNK_CHARS, Floor, Pbml
+from tests.bench.pbml.ledger import INDEXES, Material, fill, real_share, reconciled, sized, turns, versions
+from tests.bench.pbml.stack import MODEL, Stack, everything, key_of
+from tests.chaos.postgres.run import commit
+from tools.runs import ROOT
+
+RESULT = ROOT / ".cache" / "bench" / "pbml.json"
+VECTORS = ROOT / ".cache" / "bench" / "pbml-vectors"
+PARTS = ("ingest", "fetch", "conversation")
+_RECALL_QUERIES = 200
+
+
+def material(url: str, real: int, model: Path) -> Material:
+    """The corpus's first texts with about `real` chunks, embedded (from the cache where they were before)."""
+    documents: list[tuple[corpus.Text, str, list[vectors.Chunk]]] = []
+    chunks: list[vectors.Chunk] = []
+    for text in corpus.texts():
+        if len(chunks) >= real:
+            break
+        found, chunker = vectors.cut(text, CHUNK_CHARS)
+        found = found[: real - len(chunks)]
+        documents.append((text, chunker, found))
+        chunks += found
+    if len(chunks) < real:
+        print(f"the corpus has {len(chunks)} chunks, fewer than the {real} that were asked for")
+    return Material(documents, vectors.real(url, chunks, VECTORS, sha256_of(model)))
+
+
+def fits(url: str, text: str) -> bool:
+    """Whether the model takes the text as it is: the peer and the floor do not cut what is longer (PBML does)."""
+    import urllib.request
+
+    asked = urllib.request.Request(f"{url}/tokenize", json.dumps({"content": text}).encode())
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        return len(json.loads(answer.read())["tokens"]) <= 500
+
+
+def kinds(url: str, short: int, pages: int) -> dict[str, list[corpus.Text]]:
+    """Texts to ingest: paragraphs as a person's memories have them, and pages of a few chunks."""
+    found = list(corpus.texts())[::-1]  # from the end: not those that the sizes are made of
+
+    def pages_of() -> Iterator[corpus.Text]:
+        for text in found:
+            chunks = vectors.cut(text, CHUNK_CHARS)[0]
+            if 4 <= len(chunks) <= 24 and all(fits(url, chunk.embedded) for chunk in chunks):
+                yield text
+
+    wanted = {
+        "short": corpus.take(corpus.paragraphs(found), short, "paragraphs") if short else [],
+        "page": corpus.take(pages_of(), pages, "pages of 4 to 24 chunks") if pages else [],
+    }
+    return {kind: texts for kind, texts in wanted.items() if texts}
+
+
+async def waits_for_quorum(stack: Stack, session: aiohttp.ClientSession) -> bool:
+    """Whether a write is not acknowledged while no standby takes WAL, and is as soon as one does."""
+    client = Pbml(session, f"http://127.0.0.1:{stack.environment['PBML_PORT']}", key_of("bench"))
+    if not await client.ingest({"id": "quorum/before", "text": "with standbys"}):
+        raise SystemExit(f"a first document was not acknowledged on the quorum: {client.wrong}")
+    with stack.postgres.receivers_stopped():
+        waiting = asyncio.create_task(client.ingest({"id": "quorum/without", "text": "without standbys"}))
+        done, _ = await asyncio.wait([waiting], timeout=1.5)
+    return not done and await waiting
+
+
+@asynccontextmanager
+async def clients(stack: Stack) -> Any:
+    """A session without a limit on connections, and the floor's."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
+        bare = Floor(session, stack.postgres.conninfo, stack.qdrant.url, stack.engine.url)
+        await bare.open()
+        try:
+            yield session, bare
+        finally:
+            await bare.close()
+
+
+async def ingest_part(stack: Stack, options: argparse.Namespace) -> dict[str, Any]:
+    async with clients(stack) as (session, bare):
+        waits = await waits_for_quorum(stack, session)
+        texts = kinds(stack.engine.url, options.short, options.pages)
+        steady = corpus.take(corpus.paragraphs(corpus.texts()), options.steady, "paragraphs")
+        found = await ingest.measure(stack, session, bare, texts, options.concurrency, options.rounds)
+        return {
+            "quorum_waits": waits,
+            "concurrency": options.concurrency,
+            "kinds": found,
+            "steady": await ingest.steady(stack, session, steady, options.ingest_rate),
+        }
+
+
+def load_more(stack: Stack, tenant: str, more: Iterator[Any]) -> dict[str, Any]:
+    """Ledger rows by COPY, the index on words and the points by the product's own commands; seconds of each."""
+    began = time.monotonic()
+    with stack.postgres.connect() as c:
+        for index in INDEXES:
+            c.execute(f"DROP INDEX IF EXISTS {index}")
+        rows = fill(c, tenant, more)
+        filled = time.monotonic()
+    stack.command("migrate")
+    with stack.postgres.connect() as c:
+        c.execute("ANALYZE")
+        c.execute("CHECKPOINT")
+    indexed = time.monotonic()
+    done = stack.command("rebuild", "--restart")
+    return {
+        "rows": rows,
+        "copy_s": filled - began,
+        "words_index_s": indexed - filled,
+        "rebuild_s": done["seconds"],
+        "rebuilt": done["written"],
+        "rebuild_per_s": done["written"] / max(done["seconds"], 0.1),
+        "points": done["points"],
+    }
+
+
+def fetch_part(stack: Stack, options: argparse.Namespace, have: Material) -> dict[str, Any]:
+    """Each size after the one before it, in one tenant; the conversations after the first of at least 10^4 chunks."""
+    source = versions(have, options.seed)
+    needed = 2 * _RECALL_QUERIES + int(options.rate * options.seconds) + 100
+    asked = fetch.queries(have, needed, options.seed)
+    sizes: dict[str, Any] = {}
+    talks: dict[str, Any] = {}
+    loaded = 0
+    for size in options.sizes:
+        loading = load_more(stack, "bench", sized(source, size - loaded))
+        loaded = size
+        sizes[str(size)] = asyncio.run(_at_size(stack, options, asked)) | {
+            "load": loading,
+            "real_share": real_share(size, have.chunks),
+            "load_average": os.getloadavg()[0],
+        }
+        print(f"fetch at {size}: {json.dumps(sizes[str(size)])}", flush=True)
+        if "conversation" in options.only and not talks and (size >= 10_000 or size == options.sizes[-1]):
+            talks = conversation_part(stack, options, have, asked)
+    points = sizes[str(options.sizes[-1])]["load"]["points"]
+    compared = reconciled(dict(stack.environment), points)
+    print(f"reconciled: {compared}", flush=True)
+    return {"sizes": sizes, "conversation": talks, "reconciled": compared}
+
+
+def of(options: argparse.Namespace) -> fetch.Load:
+    return fetch.Load(options.rate, options.seconds, options.fetch_rounds)
+
+
+async def _at_size(stack: Stack, options: argparse.Namespace, asked: list[str]) -> dict[str, Any]:
+    async with clients(stack) as (session, bare):
+        settled = await fetch.settled(bare)
+        found = await fetch.latency(stack, session, bare, asked, of(options))
+        return found | {"recall": await fetch.recall(bare, asked[-_RECALL_QUERIES:]), "qdrant": settled}
+
+
+def conversation_part(stack: Stack, options: argparse.Namespace, have: Material, asked: list[str]) -> dict[str, Any]:
+    names = [f"tokens-{tokens}" for tokens in options.talks]
+    loading = [
+        load_more(stack, "talks", turns(have, name, tokens, options.seed + tokens))
+        for name, tokens in zip(names, options.talks, strict=True)
+    ]
+
+    async def measure() -> dict[str, Any]:
+        async with clients(stack) as (session, bare):
+            await fetch.settled(bare)
+            return await fetch.conversations(stack, session, names, asked, of(options))
+
+    found = asyncio.run(measure())
+    print(f"conversations: {json.dumps(found)}", flush=True)
+    return {
+        "tokens": options.talks,
+        "turns": [each["rows"] for each in loading],
+        "fetches": [found[name] for name in names],
+        "wrong": found["wrong"],
+    }
+
+
+@contextmanager
+def scratch(parent: Path | None) -> Iterator[Path]:
+    """A folder that PostgreSQL's owner can reach, removed at the end."""
+    made = Path(tempfile.mkdtemp(prefix="pbml-bench-", dir=parent or "/var/tmp"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    began, load_before = time.monotonic(), os.getloadavg()[0]
+    found: dict[str, Any] = {}
+    with scratch(options.directory) as directory, everything(
+        directory, options.model, options.standbys, options.postgres_gib
+    ) as stack:  # fmt: skip
+        have = material(stack.engine.url, options.real, options.model) if "fetch" in options.only else None
+        if options.standbys and stack.postgres.quorum() != options.standbys:
+            raise SystemExit(f"{stack.postgres.quorum()} standbys of {options.standbys} count for the quorum")
+        found["machine"] = {
+            "cores": os.cpu_count(),
+            "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+            "load_before": load_before,
+        }
+        found["versions"] = {
+            "postgres": stack.postgres.settings(),
+            "standbys": options.standbys,
+            "qdrant": stack.qdrant_version,
+            "mem0": ingest.peer_version(),
+        }
+        with stack.api():
+            if "ingest" in options.only:
+                with stack.worker():
+                    found["ingest"] = asyncio.run(ingest_part(stack, options))
+                empty(stack)
+            if have is not None:
+                found["fetch"] = fetch_part(stack, options, have)
+    return found | {"seconds": time.monotonic() - began}
+
+
+def empty(stack: Stack) -> None:
+    """The sizes begin with nothing: what was ingested goes, also from Qdrant."""
+    with stack.postgres.connect() as c:
+        c.execute("TRUNCATE documents, versions, chunks, generations, conversations, procrastinate_jobs CASCADE")
+        c.execute("UPDATE maintenance SET state = '{}', incomplete = false, holder = NULL, held_until = NULL")
+    stack.command("rebuild", "--recreate", "pbml")
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
+    parser = argparse.ArgumentParser(prog="bench-pbml", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", type=numbers, default=[1000, 10_000], help="chunks, ascending")
+    parser.add_argument("--talks", type=numbers, default=[10_000, 10_000_000], help="conversations' lengths in tokens")
+    parser.add_argument("--real", type=int, default=5000, help="chunks with an embedding of their own text; kept")
+    parser.add_argument("--rate", type=float, default=5.0, help="fetches a second")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of fetches, for each system and size")
+    parser.add_argument("--fetch-rounds", type=int, default=4)
+    parser.add_argument("--short", type=int, default=1800, help="paragraphs to ingest, all systems and rounds together")
+    parser.add_argument("--pages", type=int, default=90, help="pages to ingest, likewise")
+    parser.add_argument("--concurrency", type=int, default=16, help="clients that ingest at once")
+    parser.add_argument("--rounds", type=int, default=2, help="of ingest")
+    parser.add_argument("--steady", type=int, default=300, help="paragraphs ingested at a fixed rate")
+    parser.add_argument("--ingest-rate", type=float, default=10.0, help="of them a second")
+    parser.add_argument("--standbys", type=int, default=2)
+    parser.add_argument("--postgres-gib", type=float, default=4.0, help="memory that role postgres would tune for")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", type=Path, default=MODEL, help="the embedding model (make models)")
+    parser.add_argument("--directory", type=Path, help="where the data is written (default /var/tmp)")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
+    parser.add_argument("--only-look", action="store_true", help="print the tables, write nothing")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.only) - set(PARTS)):
+        parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    if options.sizes != sorted(set(options.sizes)):
+        parser.error("--sizes: ascending, each once")
+    if not options.model.exists():
+        parser.error(f"{options.model} is not there: run make models, or name it with --model")
+    options.real = min(options.real, options.sizes[-1])
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parsed(arguments)
+    random.seed(options.seed)
+    known = {name: value for name, value in vars(options).items() if name not in ("model", "directory", "only_look")}
+    result = {"commit": commit(), "settings": known, **measured(options)}
+    print(report.tables(result))
+    if not options.only_look:
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        report.write(RESULT)
+    return report.verdict(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
