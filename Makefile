@@ -18,7 +18,8 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
-	vm-postgres bench-failover bench-semantic-cache bench-qwen clean
+	vm-postgres bench-failover bench-semantic-cache bench-qwen bench-pbml \
+	bench-pbml-short clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +107,12 @@ bench-semantic-cache: venv models ## false hits of QWEN's semantic cache: PACKAG
 
 bench-qwen: venv ## what QWEN adds to a request, beside LiteLLM: RATE=50 DURATION=60; writes docs/qwen-bench.md
 	@PYTHONPATH=services/src python -m tests.bench.qwen.run --rate $(or $(RATE),50) --seconds $(or $(DURATION),60)
+
+bench-pbml: venv models ## PBML beside mem0 and bare calls: SIZES=1000,10000 REAL=5000; writes docs/pbml-bench.md
+	@PYTHONPATH=services/src python -m tests.bench.pbml.run --sizes $(or $(SIZES),1000,10000) --real $(or $(REAL),5000) $(ARGS)
+
+bench-pbml-short: venv models ## the same in a few minutes; writes nothing
+	@PYTHONPATH=services/src python -m tests.bench.pbml.run --short-form --only-look $(ARGS)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from tests.bench.pbml.corpus import Text
 from tests.bench.pbml.stack import Stack, key_of
 from tests.bench.pbml.vectors import cut
 from tests.bench.qwen import load
+from tests.bench.qwen.systems import Running
 from tools.runs import ROOT
 
 HERE = Path(__file__).parent
 PEER = ROOT / ".cache" / "bench" / "mem0"
 TENANT = "bench"
+_BATCH_SIZE = re.compile(r"^pbml_embedding_batch_size_(count|sum) (\S+)", re.MULTILINE)
 _INDEXED_WITHIN_S = 1800
 
 
@@ -46,9 +50,38 @@ def peer_version() -> str:
     return line.partition("==")[2].split()[0]
 
 
-async def pbml(stack: Stack, session: aiohttp.ClientSession, documents: Sequence[Text], concurrency: int) -> dict:
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all systems need: the running stack, PBML's two processes, a session, the floor's client."""
+
+    stack: Stack
+    services: Sequence[Running]
+    session: aiohttp.ClientSession
+    bare: Floor
+
+    def used(self) -> dict[str, float]:
+        """Processor seconds so far: of the engine, of Qdrant, of PBML's processes, of this one (the clients, and what
+        the floor does itself)."""
+        return {
+            "engine": self.stack.engine.cpu_s(),
+            "qdrant": self.stack.qdrant.cpu_s(),
+            "pbml": sum(service.cpu_s() for service in self.services),
+            "clients": time.process_time(),
+        }
+
+    async def batches(self) -> tuple[float, float]:
+        """Calls of the engine by PBML's worker, and texts in them, so far."""
+        url = f"http://127.0.0.1:{self.stack.environment['PBML_WORKER_PORT']}/metrics"
+        async with self.session.get(url) as answer:
+            found = dict(_BATCH_SIZE.findall(await answer.text()))
+        return float(found["count"]), float(found["sum"])
+
+
+async def pbml(bench: Bench, documents: Sequence[Text], concurrency: int) -> dict:
     """As many at a time as `concurrency`, each next one as soon as one was acknowledged; then until all are live."""
-    client = Pbml(session, f"http://127.0.0.1:{stack.environment['PBML_PORT']}", key_of(TENANT))
+    stack = bench.stack
+    client = Pbml(bench.session, f"http://127.0.0.1:{stack.environment['PBML_PORT']}", key_of(TENANT))
+    calls, texts = await bench.batches()
     todo, seconds, failed = iter(documents), [], 0
     begin = time.perf_counter()
 
@@ -63,7 +96,10 @@ async def pbml(stack: Stack, session: aiohttp.ClientSession, documents: Sequence
     await asyncio.gather(*(write() for _ in range(concurrency)))
     last = time.perf_counter() - begin
     await live(stack)
-    return figures(len(documents), seconds, last, time.perf_counter() - begin, failed, client.wrong)
+    searchable = time.perf_counter() - begin
+    after = await bench.batches()
+    found = figures(len(documents), seconds, last, searchable, failed, client.wrong)
+    return found | {"texts_a_call": (after[1] - texts) / max(after[0] - calls, 1)}
 
 
 async def live(stack: Stack) -> None:
@@ -82,9 +118,9 @@ async def live(stack: Stack) -> None:
             await asyncio.sleep(0.02)
 
 
-async def mem0(stack: Stack, documents: Sequence[Text], concurrency: int, number: int) -> dict:
+async def mem0(bench: Bench, documents: Sequence[Text], concurrency: int, number: int) -> dict:
     """The peer in a process of its own; its start does not count."""
-    python = install_peer()
+    python, stack = install_peer(), bench.stack
     port = stack.qdrant.url.rpartition(":")[2]
     history = stack.directory / f"mem0-{number}.db"
     command = [str(python), str(HERE / "mem0_peer.py"), port, stack.engine.url, "mem0", str(concurrency), str(history)]
@@ -104,11 +140,11 @@ async def mem0(stack: Stack, documents: Sequence[Text], concurrency: int, number
     if said["failures"]:
         print("mem0:", said["failures"][0])
     found = figures(len(documents), said["adds"], said["seconds"], said["seconds"], len(said["failures"]), wrong)
-    return found | {"stored": said["stored"]}
+    return found | {"stored": said["stored"], "own_cpu_s": said["cpu_s"], "texts_a_call": 1.0}
 
 
-async def floor(bare: Floor, documents: Sequence[Text], concurrency: int) -> dict:
-    seconds, last, searchable = await bare.ingest(documents, concurrency)
+async def floor(bench: Bench, documents: Sequence[Text], concurrency: int) -> dict:
+    seconds, last, searchable = await bench.bare.ingest(documents, concurrency)
     return figures(len(documents), seconds, last, searchable, 0, {})
 
 
@@ -129,26 +165,29 @@ def body_of(text: Text) -> dict[str, Any]:
     return {"id": text.id, "title": text.title, "text": text.body}
 
 
-async def measure(
-    stack: Stack,
-    session: aiohttp.ClientSession,
-    bare: Floor,
-    kinds: dict[str, list[Text]],
-    concurrency: int,
-    rounds: int,
-) -> dict[str, Any]:
+async def measure(bench: Bench, kinds: dict[str, list[Text]], concurrency: int, rounds: int) -> dict[str, Any]:
     """Kind of text -> system -> its rounds. Each round and system has texts of its own."""
-    await bare.collection()
+    await bench.bare.collection()
     found: dict[str, Any] = {}
     for kind, documents in kinds.items():
         systems: dict[str, list[dict]] = {"pbml": [], "mem0": [], FLOOR: []}
         shares = [documents[start :: 3 * rounds] for start in range(3 * rounds)]
         for number in range(rounds):
             mine = shares[3 * number : 3 * number + 3]
-            systems["pbml"].append(await pbml(stack, session, mine[0], concurrency))
-            systems["mem0"].append(await mem0(stack, mine[1], concurrency, number))
-            systems[FLOOR].append(await floor(bare, mine[2], concurrency))
-            for name, done in systems.items():
+            for (name, done), documents_of in zip(systems.items(), mine, strict=True):
+                before = bench.used()
+                match name:
+                    case "pbml":
+                        figure = await pbml(bench, documents_of, concurrency)
+                    case "mem0":
+                        figure = await mem0(bench, documents_of, concurrency, number)
+                    case _:
+                        figure = await floor(bench, documents_of, concurrency)
+                used = {part: value - before[part] for part, value in bench.used().items()}
+                own = {"pbml": used["pbml"], "mem0": figure.pop("own_cpu_s", 0.0), FLOOR: used["clients"]}[name]
+                each = {"engine": used["engine"], "qdrant": used["qdrant"], "own": own}
+                figure["cpu_ms"] = {part: 1000 * value / len(documents_of) for part, value in each.items()}
+                done.append(figure)
                 print(f"ingest {kind} {number + 1}/{rounds} {name}: {done[-1]}", flush=True)
         found[kind] = {"systems": systems, "chunks_each": chunks_each(documents), "chars_each": chars_each(documents)}
     return found

@@ -177,7 +177,9 @@ def reconciled(environment: dict[str, str], points: int) -> dict[str, int]:
         try:
             work = Reconciler(database, index, f"bench/{os.getpid()}", 10_000)
             async with database.pool.connection() as c:
-                await c.execute("UPDATE maintenance SET state = '{}', holder = NULL WHERE task = 'reconcile'")
+                await c.execute(
+                    "UPDATE maintenance SET state = '{}', holder = NULL, held_until = NULL WHERE task = 'reconcile'"
+                )
             while any(_counts()[walk] == before[walk] for walk in ("ledger walks", "index walks")):
                 if not await work.step():
                     await asyncio.sleep(1)

@@ -11,12 +11,13 @@ import argparse
 import asyncio
 import json
 import os
-import random
+import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.bench.pbml import corpus, fetch, ingest, report, vectors
 from tests.bench.pbml.client import CHUNK_CHARS, Floor, Pbml
 from tests.bench.pbml.ledger import INDEXES, Material, fill, real_share, reconciled, sized, turns, versions
 from tests.bench.pbml.stack import MODEL, Stack, everything, key_of
+from tests.bench.qwen.systems import Running
 from tests.chaos.postgres.run import commit
 from tools.runs import ROOT
 
@@ -35,6 +37,10 @@ RESULT = ROOT / ".cache" / "bench" / "pbml.json"
 VECTORS = ROOT / ".cache" / "bench" / "pbml-vectors"
 PARTS = ("ingest", "fetch", "conversation")
 _RECALL_QUERIES = 200
+SHORT_FORM = {
+    **{"sizes": [300, 3000], "talks": [1000, 100_000], "real": 150, "rate": 2.0, "seconds": 8.0, "fetch_rounds": 2},
+    **{"short": 60, "pages": 6, "rounds": 1, "concurrency": 8, "steady": 20, "ingest_rate": 4.0, "postgres_gib": 1.0},
+}
 
 
 def material(url: str, real: int, model: Path) -> Material:
@@ -103,12 +109,13 @@ async def clients(stack: Stack) -> Any:
             await bare.close()
 
 
-async def ingest_part(stack: Stack, options: argparse.Namespace) -> dict[str, Any]:
+async def ingest_part(stack: Stack, services: Sequence[Running], options: argparse.Namespace) -> dict[str, Any]:
     async with clients(stack) as (session, bare):
         waits = await waits_for_quorum(stack, session)
         texts = kinds(stack.engine.url, options.short, options.pages)
         steady = corpus.take(corpus.paragraphs(corpus.texts()), options.steady, "paragraphs")
-        found = await ingest.measure(stack, session, bare, texts, options.concurrency, options.rounds)
+        bench = ingest.Bench(stack, services, session, bare)
+        found = await ingest.measure(bench, texts, options.concurrency, options.rounds)
         return {
             "quorum_waits": waits,
             "concurrency": options.concurrency,
@@ -153,7 +160,9 @@ def fetch_part(stack: Stack, options: argparse.Namespace, have: Material) -> dic
     for size in options.sizes:
         loading = load_more(stack, "bench", sized(source, size - loaded))
         loaded = size
-        sizes[str(size)] = asyncio.run(_at_size(stack, options, asked)) | {
+        with stack.worker():  # whose reconciler walks meanwhile, as it does on a host
+            measured_here = asyncio.run(_at_size(stack, options, asked))
+        sizes[str(size)] = measured_here | {
             "load": loading,
             "real_share": real_share(size, have.chunks),
             "load_average": os.getloadavg()[0],
@@ -175,7 +184,17 @@ async def _at_size(stack: Stack, options: argparse.Namespace, asked: list[str]) 
     async with clients(stack) as (session, bare):
         settled = await fetch.settled(bare)
         found = await fetch.latency(stack, session, bare, asked, of(options))
-        return found | {"recall": await fetch.recall(bare, asked[-_RECALL_QUERIES:]), "qdrant": settled}
+        recall = await fetch.recall(bare, asked[-_RECALL_QUERIES:])
+        return found | {"recall": recall, "qdrant": settled, "mended": await mended(stack, session)}
+
+
+async def mended(stack: Stack, session: aiohttp.ClientSession) -> int:
+    """Points that the worker's reconciler found missing or too many since it was started."""
+    async with session.get(f"http://127.0.0.1:{stack.environment['PBML_WORKER_PORT']}/metrics") as answer:
+        text = await answer.text()
+    return int(
+        sum(float(value) for value in re.findall(r"^pbml_reconciled_points_total\{.*\} (\S+)", text, re.MULTILINE))
+    )
 
 
 def conversation_part(stack: Stack, options: argparse.Namespace, have: Material, asked: list[str]) -> dict[str, Any]:
@@ -190,7 +209,8 @@ def conversation_part(stack: Stack, options: argparse.Namespace, have: Material,
             await fetch.settled(bare)
             return await fetch.conversations(stack, session, names, asked, of(options))
 
-    found = asyncio.run(measure())
+    with stack.worker():
+        found = asyncio.run(measure())
     print(f"conversations: {json.dumps(found)}", flush=True)
     return {
         "tokens": options.talks,
@@ -230,10 +250,10 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             "qdrant": stack.qdrant_version,
             "mem0": ingest.peer_version(),
         }
-        with stack.api():
+        with stack.api() as api:
             if "ingest" in options.only:
-                with stack.worker():
-                    found["ingest"] = asyncio.run(ingest_part(stack, options))
+                with stack.worker() as worker:
+                    found["ingest"] = asyncio.run(ingest_part(stack, [api, worker], options))
                 empty(stack)
             if have is not None:
                 found["fetch"] = fetch_part(stack, options, have)
@@ -269,7 +289,10 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=MODEL, help="the embedding model (make models)")
     parser.add_argument("--directory", type=Path, help="where the data is written (default /var/tmp)")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
+    parser.add_argument("--short-form", action="store_true", help="CI's: small sizes, speed is not judged")
     parser.add_argument("--only-look", action="store_true", help="print the tables, write nothing")
+    if "--short-form" in (sys.argv[1:] if arguments is None else arguments):
+        parser.set_defaults(**SHORT_FORM)
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.only) - set(PARTS)):
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
@@ -283,7 +306,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
-    random.seed(options.seed)
+    # A run that is told to end takes its servers along.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     known = {name: value for name, value in vars(options).items() if name not in ("model", "directory", "only_look")}
     result = {"commit": commit(), "settings": known, **measured(options)}
     print(report.tables(result))
@@ -291,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
         report.write(RESULT)
-    return report.verdict(result)
+    return report.verdict(result, speed=not options.short_form)
 
 
 if __name__ == "__main__":
