@@ -132,7 +132,11 @@ async def mem0(bench: Bench, documents: Sequence[Text], concurrency: int, number
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "HOME": str(stack.directory), "MEM0_DIR": str(stack.directory / "mem0")},
     )
-    out, err = await process.communicate("\n".join(lines).encode())
+    try:
+        out, err = await process.communicate("\n".join(lines).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
     if process.returncode:
         raise SystemExit(f"mem0 exited with {process.returncode}: {err.decode()[-2000:]}")
     said = json.loads(out.splitlines()[-1])
@@ -165,15 +169,17 @@ def body_of(text: Text) -> dict[str, Any]:
     return {"id": text.id, "title": text.title, "text": text.body}
 
 
-async def measure(bench: Bench, kinds: dict[str, list[Text]], concurrency: int, rounds: int) -> dict[str, Any]:
+async def measure(
+    bench: Bench, kinds: dict[str, list[Text]], names: Sequence[str], concurrency: int, rounds: int
+) -> dict[str, Any]:
     """Kind of text -> system -> its rounds. Each round and system has texts of its own."""
     await bench.bare.collection()
     found: dict[str, Any] = {}
     for kind, documents in kinds.items():
-        systems: dict[str, list[dict]] = {"pbml": [], "mem0": [], FLOOR: []}
-        shares = [documents[start :: 3 * rounds] for start in range(3 * rounds)]
+        systems: dict[str, list[dict]] = {name: [] for name in names}
+        shares = [documents[start :: len(names) * rounds] for start in range(len(names) * rounds)]
         for number in range(rounds):
-            mine = shares[3 * number : 3 * number + 3]
+            mine = shares[len(names) * number : len(names) * (number + 1)]
             for (name, done), documents_of in zip(systems.items(), mine, strict=True):
                 before = bench.used()
                 match name:

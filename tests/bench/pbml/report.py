@@ -47,6 +47,8 @@ def bars(result: dict[str, Any]) -> list[Bar]:
     found: list[Bar] = []
     for kind, each in result.get("ingest", {}).get("kinds", {}).items():
         systems = each["systems"]
+        if not {"pbml", "mem0"} <= set(systems):
+            continue
         for name, least in (("acknowledged_per_s", 5.0), ("searchable_per_s", 2.0)):
             ratio = median(systems["pbml"], name) / median(systems["mem0"], name)
             what = f"{KINDS[kind]}: {name.split('_')[0]} documents/s, times mem0's"
@@ -238,7 +240,7 @@ def verdict(result: dict[str, Any], *, speed: bool = True) -> int:
     if ingest:
         wrong += ["writes do not wait for the quorum"] * (not ingest["quorum_waits"])
         systems = [each["systems"] for each in ingest["kinds"].values()]
-        rounds = [done for each in systems for name in ("pbml", "floor") for done in each[name]]
+        rounds = [done for each in systems for name in ("pbml", "floor") for done in each.get(name, [])]
         wrong += ["documents failed"] * (any(done["failed"] for done in rounds) or ingest["steady"]["failed"] > 0)
     if fetch:
         every = [*(size["pbml"] for size in fetch["sizes"].values()), *(fetch["conversation"] or {}).get("fetches", [])]

@@ -36,6 +36,7 @@ from tools.runs import ROOT
 RESULT = ROOT / ".cache" / "bench" / "pbml.json"
 VECTORS = ROOT / ".cache" / "bench" / "pbml-vectors"
 PARTS = ("ingest", "fetch", "conversation")
+SYSTEMS = ("pbml", "mem0", "floor")
 _RECALL_QUERIES = 200
 SHORT_FORM = {
     **{"sizes": [300, 3000], "talks": [1000, 100_000], "real": 150, "rate": 2.0, "seconds": 8.0, "fetch_rounds": 2},
@@ -115,7 +116,7 @@ async def ingest_part(stack: Stack, services: Sequence[Running], options: argpar
         texts = kinds(stack.engine.url, options.short, options.pages)
         steady = corpus.take(corpus.paragraphs(corpus.texts()), options.steady, "paragraphs")
         bench = ingest.Bench(stack, services, session, bare)
-        found = await ingest.measure(bench, texts, options.concurrency, options.rounds)
+        found = await ingest.measure(bench, texts, options.systems, options.concurrency, options.rounds)
         return {
             "quorum_waits": waits,
             "concurrency": options.concurrency,
@@ -270,6 +271,7 @@ def empty(stack: Stack) -> None:
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
+    words = lambda text: text.split(",")  # noqa: E731
     parser = argparse.ArgumentParser(prog="bench-pbml", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=numbers, default=[1000, 10_000], help="chunks, ascending")
     parser.add_argument("--talks", type=numbers, default=[10_000, 10_000_000], help="conversations' lengths in tokens")
@@ -281,6 +283,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pages", type=int, default=90, help="pages to ingest, likewise")
     parser.add_argument("--concurrency", type=int, default=16, help="clients that ingest at once")
     parser.add_argument("--rounds", type=int, default=2, help="of ingest")
+    parser.add_argument("--systems", type=words, default=list(SYSTEMS), help="that ingest: " + ",".join(SYSTEMS))
     parser.add_argument("--steady", type=int, default=300, help="paragraphs ingested at a fixed rate")
     parser.add_argument("--ingest-rate", type=float, default=10.0, help="of them a second")
     parser.add_argument("--standbys", type=int, default=2)
@@ -288,14 +291,15 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", type=Path, default=MODEL, help="the embedding model (make models)")
     parser.add_argument("--directory", type=Path, help="where the data is written (default /var/tmp)")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
+    parser.add_argument("--only", type=words, default=list(PARTS), help=",".join(PARTS))
     parser.add_argument("--short-form", action="store_true", help="CI's: small sizes, speed is not judged")
     parser.add_argument("--only-look", action="store_true", help="print the tables, write nothing")
     if "--short-form" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**SHORT_FORM)
     options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.only) - set(PARTS)):
-        parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    for given, names in ((options.only, PARTS), (options.systems, SYSTEMS)):
+        if unknown := sorted(set(given) - set(names)):
+            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(names)}")
     if options.sizes != sorted(set(options.sizes)):
         parser.error("--sizes: ascending, each once")
     if not options.model.exists():
