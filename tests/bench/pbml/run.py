@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -34,12 +35,13 @@ from tests.chaos.postgres.run import commit
 from tools.runs import ROOT
 
 RESULT = ROOT / ".cache" / "bench" / "pbml.json"
+PARTIAL = RESULT.with_name("pbml-sizes.json")
 VECTORS = ROOT / ".cache" / "bench" / "pbml-vectors"
 PARTS = ("ingest", "fetch", "conversation")
 SYSTEMS = ("pbml", "mem0", "floor")
-_RECALL_QUERIES = 200
 SHORT_FORM = {
     **{"sizes": [300, 3000], "talks": [1000, 100_000], "real": 150, "rate": 2.0, "seconds": 8.0, "fetch_rounds": 2},
+    **{"recall_queries": 50},
     **{"short": 60, "pages": 6, "rounds": 1, "concurrency": 8, "steady": 20, "ingest_rate": 4.0, "postgres_gib": 1.0},
 }
 
@@ -53,8 +55,9 @@ def material(url: str, real: int, model: Path) -> Material:
             break
         found, chunker = vectors.cut(text, CHUNK_CHARS)
         found = found[: real - len(chunks)]
-        documents.append((text, chunker, found))
-        chunks += found
+        if found:
+            documents.append((text, chunker, found))
+            chunks += found
     if len(chunks) < real:
         print(f"the corpus has {len(chunks)} chunks, fewer than the {real} that were asked for")
     return Material(documents, vectors.real(url, chunks, VECTORS, sha256_of(model)))
@@ -62,8 +65,6 @@ def material(url: str, real: int, model: Path) -> Material:
 
 def fits(url: str, text: str) -> bool:
     """Whether the model takes the text as it is: the peer and the floor do not cut what is longer (PBML does)."""
-    import urllib.request
-
     asked = urllib.request.Request(f"{url}/tokenize", json.dumps({"content": text}).encode())
     with urllib.request.urlopen(asked, timeout=10) as answer:
         return len(json.loads(answer.read())["tokens"]) <= 500
@@ -153,7 +154,7 @@ def load_more(stack: Stack, tenant: str, more: Iterator[Any]) -> dict[str, Any]:
 def fetch_part(stack: Stack, options: argparse.Namespace, have: Material) -> dict[str, Any]:
     """Each size after the one before it, in one tenant; the conversations after the first of at least 10^4 chunks."""
     source = versions(have, options.seed)
-    needed = 2 * _RECALL_QUERIES + int(options.rate * options.seconds) + 100
+    needed = options.recall_queries + int(options.rate * options.seconds) + 100
     asked = fetch.queries(have, needed, options.seed)
     sizes: dict[str, Any] = {}
     talks: dict[str, Any] = {}
@@ -168,6 +169,7 @@ def fetch_part(stack: Stack, options: argparse.Namespace, have: Material) -> dic
             "real_share": real_share(size, have.chunks),
             "load_average": os.getloadavg()[0],
         }
+        keep(sizes)
         print(f"fetch at {size}: {json.dumps(sizes[str(size)])}", flush=True)
         if "conversation" in options.only and not talks and (size >= 10_000 or size == options.sizes[-1]):
             talks = conversation_part(stack, options, have, asked)
@@ -175,6 +177,12 @@ def fetch_part(stack: Stack, options: argparse.Namespace, have: Material) -> dic
     compared = reconciled(dict(stack.environment), points)
     print(f"reconciled: {compared}", flush=True)
     return {"sizes": sizes, "conversation": talks, "reconciled": compared}
+
+
+def keep(sizes: dict[str, Any]) -> None:
+    """What there is so far: a run of an hour that breaks off has measured something."""
+    PARTIAL.parent.mkdir(parents=True, exist_ok=True)
+    PARTIAL.write_text(json.dumps(sizes, indent=1) + "\n")
 
 
 def of(options: argparse.Namespace) -> fetch.Load:
@@ -185,7 +193,7 @@ async def _at_size(stack: Stack, options: argparse.Namespace, asked: list[str]) 
     async with clients(stack) as (session, bare):
         settled = await fetch.settled(bare)
         found = await fetch.latency(stack, session, bare, asked, of(options))
-        recall = await fetch.recall(bare, asked[-_RECALL_QUERIES:])
+        recall = await fetch.recall(bare, asked[-options.recall_queries :])
         return found | {"recall": recall, "qdrant": settled, "mended": await mended(stack, session)}
 
 
@@ -279,6 +287,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=5.0, help="fetches a second")
     parser.add_argument("--seconds", type=float, default=60.0, help="of fetches, for each system and size")
     parser.add_argument("--fetch-rounds", type=int, default=4)
+    parser.add_argument("--recall-queries", type=int, default=200)
     parser.add_argument("--short", type=int, default=1800, help="paragraphs to ingest, all systems and rounds together")
     parser.add_argument("--pages", type=int, default=90, help="pages to ingest, likewise")
     parser.add_argument("--concurrency", type=int, default=16, help="clients that ingest at once")
