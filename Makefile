@@ -18,8 +18,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
-	vm-postgres bench-failover bench-semantic-cache bench-qwen bench-pbml \
-	bench-pbml-short clean
+	vm-postgres bench-failover bench-semantic-cache bench-qwen bench-pbml bench-pbml-short clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -16,7 +16,7 @@ from devmentor.pbml.settings import Settings
 from tests.bench.pbml import client, corpus, report
 from tests.bench.pbml.corpus import Text
 from tests.bench.pbml.ledger import Material, sized, turns, versions
-from tests.bench.pbml.run import SHORT_FORM, parsed
+from tests.bench.pbml.options import SHORT_FORM, parsed
 from tests.bench.pbml.vectors import cut, perturbed
 
 BENCH = Path(corpus.__file__).parent
