@@ -35,6 +35,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", type=words, default=list(SYSTEMS), help="that ingest: " + ",".join(SYSTEMS))
     parser.add_argument("--steady", type=int, default=300, help="paragraphs ingested at a fixed rate")
     parser.add_argument("--ingest-rate", type=float, default=10.0, help="of them a second")
+    engine_help = "pretended: one that computes nothing, for ingest alone"
+    parser.add_argument("--engine", choices=("real", "pretended"), default="real", help=engine_help)
     parser.add_argument("--standbys", type=int, default=2)
     parser.add_argument("--postgres-gib", type=float, default=4.0, help="memory that role postgres would tune for")
     parser.add_argument("--seed", type=int, default=1)
@@ -53,5 +55,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--sizes: ascending, each once")
     if not options.model.exists():
         parser.error(f"{options.model} is not there: run make models, or name it with --model")
+    if options.engine == "pretended":
+        options.only = ["ingest"]
     options.real = min(options.real, options.sizes[-1])
     return options

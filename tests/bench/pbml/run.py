@@ -30,7 +30,7 @@ from tests.bench.pbml import corpus, fetch, ingest, report, vectors
 from tests.bench.pbml.client import CHUNK_CHARS, Floor, Pbml
 from tests.bench.pbml.ledger import INDEXES, Material, fill, real_share, reconciled, sized, turns, versions
 from tests.bench.pbml.options import parsed
-from tests.bench.pbml.stack import Stack, everything, key_of
+from tests.bench.pbml.stack import Stack, everything, key_of, pretended
 from tests.bench.qwen.systems import Running
 from tests.chaos.postgres.run import commit
 from tools.runs import ROOT
@@ -105,10 +105,11 @@ async def clients(stack: Stack) -> Any:
             await bare.close()
 
 
-async def ingest_part(stack: Stack, services: Sequence[Running], options: argparse.Namespace) -> dict[str, Any]:
+async def ingest_part(
+    stack: Stack, services: Sequence[Running], texts: dict[str, list[corpus.Text]], options: argparse.Namespace
+) -> dict[str, Any]:
     async with clients(stack) as (session, bare):
         waits = await waits_for_quorum(stack, session)
-        texts = kinds(stack.engine.url, options.short, options.pages)
         steady = corpus.take(corpus.paragraphs(corpus.texts()), options.steady, "paragraphs")
         bench = ingest.Bench(stack, services, session, bare)
         found = await ingest.measure(bench, texts, options.systems, options.concurrency, options.rounds)
@@ -237,7 +238,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     began, load_before = time.monotonic(), os.getloadavg()[0]
     found: dict[str, Any] = {}
     with scratch(options.directory) as directory, everything(
-        directory, options.model, options.standbys, options.postgres_gib
+        directory, options.model if options.engine == "real" else None, options.standbys, options.postgres_gib
     ) as stack:  # fmt: skip
         have = material(stack.engine.url, options.real, options.model) if "fetch" in options.only else None
         if options.standbys and stack.postgres.quorum() != options.standbys:
@@ -253,21 +254,36 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             "qdrant": stack.qdrant_version,
             "mem0": ingest.peer_version(),
         }
-        with stack.api() as api:
-            if "ingest" in options.only:
-                with stack.worker() as worker:
-                    found["ingest"] = asyncio.run(ingest_part(stack, [api, worker], options))
-                empty(stack)
-            if have is not None:
+        if "ingest" in options.only:
+            texts = kinds(stack.engine.url, options.short, options.pages)
+            if options.engine == "real":
+                found["ingest"] = ingested(stack, texts, options)
+            with pretended() as nothing:
+                found["ingest_pretended"] = ingested(stack.with_engine(nothing), texts, options)
+        if have is not None:
+            with stack.api():
                 found["fetch"] = fetch_part(stack, options, have)
     return found | {"seconds": time.monotonic() - began}
+
+
+def ingested(stack: Stack, texts: dict[str, list[corpus.Text]], options: argparse.Namespace) -> dict[str, Any]:
+    """Ingest by all systems with the stack's engine; nothing of it is left."""
+    with stack.api() as api, stack.worker() as worker:
+        found = asyncio.run(ingest_part(stack, [api, worker], texts, options))
+    empty(stack)
+    return found
 
 
 def empty(stack: Stack) -> None:
     """The sizes begin with nothing: what was ingested goes, also from Qdrant."""
     with stack.postgres.connect() as c:
         c.execute("TRUNCATE documents, versions, chunks, generations, conversations, procrastinate_jobs CASCADE")
+        c.execute("DROP TABLE IF EXISTS floor")
         c.execute("UPDATE maintenance SET state = '{}', incomplete = false, holder = NULL, held_until = NULL")
+    for other in ("floor", "mem0"):
+        asked = urllib.request.Request(f"{stack.qdrant.url}/collections/{other}", method="DELETE")
+        with urllib.request.urlopen(asked, timeout=60):
+            pass
     stack.command("rebuild", "--recreate", "pbml")
 
 

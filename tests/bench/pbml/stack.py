@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Stack:
     engine: Running
     environment: Mapping[str, str]
     qdrant_version: str
+
+    def with_engine(self, engine: Running) -> Stack:
+        """The same with another embeddings engine; PBML's processes take it up when they are started."""
+        return replace(self, engine=engine, environment={**self.environment, "PBML_EMBEDDING_URLS": engine.url})
 
     @contextmanager
     def api(self) -> Iterator[Running]:
@@ -121,7 +125,16 @@ def engine(model: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def everything(directory: Path, model: Path, standbys: int, postgres_gib: float) -> Iterator[Stack]:
+def pretended() -> Iterator[Running]:
+    """In the engine's place, one that computes nothing (pretended_engine.py)."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.pbml.pretended_engine", str(port)]
+    with process("pretended", command, {"PYTHONPATH": str(ROOT)}, f"http://127.0.0.1:{port}", "/health") as running:
+        yield running
+
+
+@contextmanager
+def everything(directory: Path, model: Path | None, standbys: int, postgres_gib: float) -> Iterator[Stack]:
     """All of it, with PBML's schema and collection made, until the block ends."""
     tenants = directory / "tenants.json"
     digests = {tenant: hashlib.sha256(key_of(tenant).encode()).hexdigest() for tenant in TENANTS}
@@ -132,7 +145,7 @@ def everything(directory: Path, model: Path, standbys: int, postgres_gib: float)
     with ExitStack() as stack:
         running = stack.enter_context(cluster(database, standbys, postgres_gib))
         index, version = stack.enter_context(qdrant(directory / "qdrant"))
-        embeddings = stack.enter_context(engine(model))
+        embeddings = stack.enter_context(engine(model) if model is not None else pretended())
         environment = {
             **_CODE,
             "PBML_PORT": str(free_port()),
