@@ -19,7 +19,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	chaos-pbml chaos-qwen vm-postgres bench-failover bench-semantic-cache bench-qwen bench-qwen-memory bench-affinity \
-	clean
+	bench-pbml bench-pbml-short clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,12 @@ bench-qwen-memory: venv ## memory of QWEN and LiteLLM under the same load: MINUT
 bench-affinity: venv ## conversations on one instance beside round robin: CONVERSATIONS=6 TURNS=6 ROUNDS=3 KEEP=1 (the running lab)
 	@$(vault) python -m tests.bench.affinity.run --rounds $(or $(ROUNDS),3) --conversations $(or $(CONVERSATIONS),6) \
 	  --turns $(or $(TURNS),6) --inventory $(INVENTORY) $(if $(KEEP),--keep)
+
+bench-pbml: venv models ## PBML beside mem0 and bare calls: SIZES=1000,10000 REAL=5000; writes docs/pbml-bench.md
+	@PYTHONPATH=services/src python -m tests.bench.pbml.run --sizes $(or $(SIZES),1000,10000) --real $(or $(REAL),5000) $(ARGS)
+
+bench-pbml-short: venv models ## the same in a few minutes; writes nothing
+	@PYTHONPATH=services/src python -m tests.bench.pbml.run --short-form --only-look $(ARGS)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache
