@@ -10,7 +10,8 @@ from pydantic_settings import NoDecode
 DEFAULT = "default"
 """Stands for every tenant that has no entry of its own."""
 
-_Limit = Annotated[int, Field(ge=1)]
+_Limit = Annotated[int, Field(ge=1, lt=2**63)]
+_Days = Annotated[int, Field(ge=1, le=36500)]
 
 
 class _Limits(BaseModel):
@@ -28,8 +29,8 @@ class Quota(_Limits):
 class Retention(_Limits):
     """Days after which what a tenant stored is removed; None keeps it."""
 
-    documents_days: _Limit | None = None
-    turns_days: _Limit | None = None
+    documents_days: _Days | None = None
+    turns_days: _Days | None = None
 
 
 L = TypeVar("L", bound=_Limits)
