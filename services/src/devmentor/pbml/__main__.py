@@ -44,6 +44,7 @@ def main() -> None:
             done["schema"] = _migrate(settings, arguments.to)
             if arguments.to == "head":
                 done["indexes"] = _ensure_indexes(settings)
+                done["usage"] = _count_usage(settings)
         if command != "migrate":
             done["collection"] = _run(lambda commands: commands.ensure_collection(settings))
         _print({"changed": any(part["changed"] for part in done.values()), **done})
@@ -72,6 +73,8 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             command = commands.retry(settings, arguments.tenant, arguments.document)
         case "delete-tenant":
             command = commands.delete_tenant(settings, arguments.tenant)
+        case "retention":
+            command = commands.retention(settings, dry_run=arguments.dry_run)
         case _:
             raise AssertionError(arguments.command)
     return command
@@ -92,6 +95,16 @@ def _ensure_indexes(settings: Settings) -> dict[str, Any]:
 
     try:
         done = indexes.ensure(settings.conninfo(session=True, application="pbml-migrate"))
+    except schema.MigrationFailed as error:
+        _fail(1, str(error))
+    return {"changed": bool(done), "done": done}
+
+
+def _count_usage(settings: Settings) -> dict[str, Any]:
+    from devmentor.pbml import counting, schema
+
+    try:
+        done = counting.count_usage(settings.conninfo(session=True, application="pbml-migrate"))
     except schema.MigrationFailed as error:
         _fail(1, str(error))
     return {"changed": bool(done), "done": done}
@@ -142,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--document")
     forget = commands.add_parser("delete-tenant", help="delete everything of a tenant that has no key any more")
     forget.add_argument("tenant", help="its name: nothing asks again")
+    expire = commands.add_parser("retention", help="remove what is older than its tenant keeps, as the workers do")
+    expire.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     commands.add_parser("ensure-collection", help="create the Qdrant collection if missing, compare it otherwise")
     commands.add_parser("prepare", help="migrate to head and ensure-collection").set_defaults(to="head")
     return parser

@@ -12,6 +12,7 @@ from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.index import CollectionDrift, Index
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild, read_progress
 from devmentor.pbml.reconcile import Reconciler
+from devmentor.pbml.retention import Retention
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import maintenance, points, removal
 
@@ -43,6 +44,7 @@ class Maintenance:
         holder = f"{settings.replica}/{os.getpid()}"
         self._rebuild = Rebuild(database, index, holder, settings.rebuild_page)
         self._reconciler = Reconciler(database, index, holder, settings.reconcile_points)
+        self._retention = Retention(settings, database, holder)
         self._count_at = 0.0
 
     async def run(self) -> None:
@@ -67,6 +69,7 @@ class Maintenance:
             await self._rebuild.advance(_REBUILD_STEP_S)
         elif self._s.reconcile_points and not incomplete:
             await self._reconciler.step()
+        await self._retention.step()
         await self._sweep()
 
     async def _look_at_index(self) -> None:

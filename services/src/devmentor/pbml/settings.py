@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr
 
 from devmentor.common import postgres
 from devmentor.common.settings import CommaList, ServiceSettings, service_config
+from devmentor.pbml.tenant_limits import Quotas, Retentions
 
 
 class Settings(ServiceSettings):
@@ -62,6 +63,10 @@ class Settings(ServiceSettings):
     max_query_chars: int = Field(default=8192, ge=1)
     max_token_budget: int = Field(default=1_000_000, ge=1)
 
+    # Of tenants
+    quotas: Quotas = Field(default={}, description="the most that tenants may store")
+    retention: Retentions = Field(default={}, description="after how many days what tenants store is removed")
+
     # Preprocessor
     chunk_chars: int = Field(default=1000, ge=100, le=8000)
     bytes_per_token: float = Field(
@@ -84,6 +89,7 @@ class Settings(ServiceSettings):
     reconcile_points: int = Field(
         default=1000, ge=0, le=10_000, description="compared in each direction each time; 0 for none"
     )
+    retention_every_s: float = Field(default=60.0, ge=0, description="between two looks for what is too old")
     rebuild_page: int = Field(default=2048, ge=1, le=20_000, description="chunks between two marks of the progress")
 
     # Fetch

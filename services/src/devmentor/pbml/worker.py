@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.pbml import jobs
+from devmentor.pbml import jobs, quota
 from devmentor.pbml.api import make_embedder
 from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
@@ -23,7 +23,7 @@ from devmentor.pbml.index import Index
 from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import idempotency, operations, versions
+from devmentor.pbml.store import idempotency, operations, usage, versions
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +201,8 @@ class Worker:
     async def _measure(self) -> None:
         async with self.database.read() as c:
             state = await operations.queue_state(c)
+            used = await usage.read_all(c)
+        quota.measure(self._s.quotas, used)
         QUEUE.labels("todo").set(state["todo"])
         QUEUE.labels("doing").set(state["doing"])
         OLDEST.set(state["oldest_s"])

@@ -13,6 +13,7 @@ from devmentor.pbml.api.documents import Documents
 from devmentor.pbml.api.openapi import Endpoint, document
 from devmentor.pbml.api.pins import Pins
 from devmentor.pbml.api.service import Service, make_embedder
+from devmentor.pbml.api.usage import UsageReport
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import operations
@@ -27,6 +28,7 @@ def endpoints(service: Service) -> list[Endpoint]:
         *Conversations(service).endpoints(),
         *Context(service).endpoints(),
         *Pins(service).endpoints(),
+        *UsageReport(service).endpoints(),
         *Admin(service, openapi).endpoints(),
     ]
 

@@ -178,6 +178,29 @@ class PinWritten(PinChanged):
     created: bool
 
 
+class Used(_Answer):
+    """How much of something is stored."""
+
+    used: int
+    limit: Annotated[int | None, Field(description="the quota; null for none")]
+
+
+class Kept(_Answer):
+    """Days after which it is removed; null where it is kept."""
+
+    documents_days: int | None
+    turns_days: int | None
+
+
+class Usage(_Answer):
+    """What the tenant stores: newest versions that were not deleted."""
+
+    bytes: Annotated[Used, Field(description="raw text of documents and turns, UTF-8")]
+    documents: Used
+    turns: Used
+    retention: Kept
+
+
 class ContextVersion(_Answer):
     """Equal only while a fetch would draw on the same material."""
 

@@ -34,6 +34,7 @@ class Conversations:
                 202,
                 answers.Acknowledged,
                 body=TurnRequest,
+                errors=(403,),
                 idempotent=True,
             ),
             Endpoint(
@@ -72,6 +73,7 @@ class Conversations:
         size = bounded("turn", body.content, self._service.settings.max_turn_bytes, "content")
 
         async def accept(c: Connection) -> Accepted:
+            await self._service.quota.turn(c, tenant, size)
             # The tilde can not begin a client's document id, so the two never meet.
             name = f"~turn/{body.conversation_id}/{uuid.uuid4().hex}"
             return await acceptance.accept_turn(c, tenant, body.conversation_id, name, body.role, body.content)

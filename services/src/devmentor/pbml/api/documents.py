@@ -32,6 +32,7 @@ class Documents:
                 202,
                 answers.AcceptedDocument,
                 body=DocumentRequest,
+                errors=(403,),
                 idempotent=True,
             ),
             Endpoint(
@@ -75,6 +76,7 @@ class Documents:
         size = bounded("document", body.text, self._service.settings.max_document_bytes, "text")
 
         async def accept(c: Connection) -> Accepted:
+            await self._service.quota.document(c, tenant, body.id, size)
             return await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
 
         return await self._service.accept(request, tenant, "document", body.model_dump(), size, accept)

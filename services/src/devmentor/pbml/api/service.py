@@ -19,6 +19,7 @@ from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import watermark
+from devmentor.pbml.quota import QuotaCheck
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import idempotency
 from devmentor.pbml.store.acceptance import Accepted
@@ -38,6 +39,7 @@ class Service:
             raise ValueError("PBML_TENANTS_FILE is not set")
         self.settings = settings
         self.keys = TenantKeys(settings.tenants_file)
+        self.quota = QuotaCheck(settings.quotas)
         self.database = Database(settings, "pbml-api")
         self.index = Index(settings)
         self.embedder = make_embedder(settings)

@@ -21,7 +21,7 @@ async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: 
         (tenant, conversation_id, limit),
     )
     ids = [row["document_id"] for row in await cursor.fetchall()]
-    seq = await _delete(c, tenant, ids) if ids else None
+    seq = await delete_documents(c, tenant, ids) if ids else None
     await pins.remove_conversation(c, tenant, conversation_id)
     await generations.bump_conversation(c, tenant, conversation_id)
     return len(ids), seq
@@ -37,7 +37,7 @@ async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple
         (tenant, limit),
     )
     ids = [row["document_id"] for row in await cursor.fetchall()]
-    seq = await _delete(c, tenant, ids) if ids else None
+    seq = await delete_documents(c, tenant, ids) if ids else None
     await c.execute("UPDATE generations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
     await c.execute("UPDATE conversations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
     await c.execute("DELETE FROM idempotency WHERE tenant = %s", (tenant,))
@@ -57,8 +57,10 @@ async def remains(c: Connection, tenant: str) -> int:
     return int(row["versions"])
 
 
-async def _delete(c: Connection, tenant: str, ids: Sequence[str]) -> int | None:
-    """Deletions in a few statements; the newest one's seq, None where all were gone already."""
+async def delete_documents(c: Connection, tenant: str, ids: Sequence[str]) -> int | None:
+    """Deletions in a few statements; the newest one's seq, None where all were gone already. Generations are the
+    caller's to count.
+    """
     # In the order of ids, as everybody who takes several: two of these must not wait for each other.
     await c.execute(
         "SELECT document_id FROM documents WHERE tenant = %(tenant)s AND document_id = ANY(%(ids)s)"
