@@ -4,7 +4,6 @@ Every step can be repeated: a run that finds the version half way goes on from w
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -28,10 +27,6 @@ VERSIONS = Counter("pbml_versions", "Versions that left the pipeline", ["kind", 
 CHUNKS = Counter("pbml_chunks_indexed", "Chunks written to the index")
 
 _PAGE = 512
-_LARGE_CHARS = 256 * 1024
-_LARGE_AT_ONCE = 4
-"""Of documents above that size: chunks and vectors of one are in memory until the last is embedded, for 10 MiB some
-130 MB. Small ones run side by side as many as there are jobs, or a batch of the embedder would not fill."""
 
 Embed = Callable[[Sequence[str]], Awaitable[list[Vector]]]
 
@@ -45,17 +40,14 @@ class Pipeline:
         self._embed = embed
         self._chunk_chars = chunk_chars
         self._timeout_s = job_timeout_s
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def run(self, tenant: str, document_id: str, version: int) -> None:
         """Bring a version as far as it can go."""
-        async with self._db.read() as connection:
-            v = await versions.load_version(connection, tenant, document_id, version)
-        if v is None or v.status in ("superseded", "failed"):
-            return
-        large = len(v.content or "") > _LARGE_CHARS
-        # The limit is on its own work: how long it waits for others is not the document's fault.
-        async with self._large if large else contextlib.nullcontext(), asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(self._timeout_s):
+            async with self._db.read() as connection:
+                v = await versions.load_version(connection, tenant, document_id, version)
+            if v is None or v.status in ("superseded", "failed"):
+                return
             if v.kind == "deletion":
                 await self._delete(v)
             else:

@@ -1,7 +1,5 @@
 """The way of a version to readers, against the pipeline's own statements on a ledger in memory."""
 
-import asyncio
-
 import pytest
 from pbml_doubles import Ledger
 
@@ -91,33 +89,3 @@ async def test_what_is_live_is_never_dropped(pipeline, ledger):
     await pipeline.run("t", "d", 1)
     await versions.drop_versions(ledger, Version("t", "d", 1, "document", None, None, None, "live"), up_to=1)
     assert (ledger.statuses, ledger.texts, ledger.chunked) == (["live"], ["text 1"], [1])
-
-
-async def test_small_documents_run_side_by_side_and_large_ones_a_few_at_a_time(ledger, points):
-    embedding: list[str] = []
-    go_on = asyncio.Event()
-
-    async def stand(texts):
-        embedding.append("small" if len(texts) == 1 else "large")
-        await go_on.wait()
-        return await embed(texts)
-
-    pipeline = Pipeline(ledger, points, stand, 8000, 10)
-    names = [f"d{number}" for number in range(12)]
-    for name in names:
-        ledger.accept(1, document=name)
-    ledger.db.execute("UPDATE versions SET content = ? WHERE document_id < 'd6'", ("word " * 60_000,))
-    large = sum(name < "d6" for name in names)
-    runs = [asyncio.create_task(pipeline.run("t", name, 1)) for name in names]
-    await reached(lambda: len(embedding) >= 4 + 12 - large)
-    await asyncio.sleep(0.2)
-    assert (embedding.count("large"), embedding.count("small")) == (4, 12 - large)
-    go_on.set()
-    await asyncio.gather(*runs)
-    assert set(ledger.statuses) == {"live"}
-
-
-async def reached(condition) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - nothing that is waited for sets an event
-            await asyncio.sleep(0.02)
