@@ -34,9 +34,9 @@ def dependencies(
         return f"{settings.embedding_model}, {len(vectors[0])} dimensions"
 
     async def writes() -> str:
-        if spool is None or not spool.usable or spool.bytes >= spool.max_bytes:
+        if spool is None or not spool.usable or spool.size >= spool.max_bytes:
             return await postgres()
-        return f"{spool.waiting} entries, {spool.bytes} of {spool.max_bytes} bytes, {spool.parked} parked"
+        return f"{spool.waiting} entries, {spool.size} of {spool.max_bytes} bytes, {spool.parked} parked"
 
     return [
         Check("postgres", postgres, required=spool is None, timeout_s=2.5),

@@ -10,9 +10,7 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Watermark = Annotated[str, Field(description="hand it to a fetch: what it stands for is in the answer")]
 Durability = Annotated[
     Literal["quorum", "primary", "local"],
-    Field(
-        description="where the commit is; local: on the disk of the replica that the watermark names, until it is replayed"
-    ),
+    Field(description="where the commit is; local: on one replica's disk, until PostgreSQL has it"),
 ]
 NextCursor = Annotated[str | None, Field(description="goes on after this page; null at the end. A page may be short.")]
 

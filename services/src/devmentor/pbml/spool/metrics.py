@@ -13,7 +13,7 @@ class Watched(Protocol):
     @property
     def parked(self) -> int: ...
     @property
-    def bytes(self) -> int: ...
+    def size(self) -> int: ...
     @property
     def max_bytes(self) -> int: ...
     @property
@@ -37,7 +37,7 @@ def watch(spool: Watched) -> None:
     gauges = {
         "pbml_spool_entries": ("Writes that wait for PostgreSQL on this host", lambda: spool.waiting),
         "pbml_spool_parked_entries": ("Spooled writes set aside for a reason of their own", lambda: spool.parked),
-        "pbml_spool_bytes": ("Bytes that count against the bound", lambda: spool.bytes),
+        "pbml_spool_bytes": ("Bytes that count against the bound", lambda: spool.size),
         "pbml_spool_limit_bytes": ("The bound", lambda: spool.max_bytes),
         "pbml_spool_oldest_seconds": ("Age of the oldest write that waits", spool.oldest_s),
         "pbml_spool_usable": ("0 where the disk or the file failed: until a restart", lambda: float(spool.usable)),

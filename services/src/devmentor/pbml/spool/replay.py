@@ -104,7 +104,11 @@ class Replayer:
 
 async def replay(c: Connection, queue: Any, entry: Entry) -> str:
     """Write an entry with its job, its id and its key; what became of it: written, superseded or duplicate."""
-    if await spooled.claim(c, entry.tenant, entry.entry_id) is not None:
+    seq = await spooled.claim(c, entry.tenant, entry.entry_id)
+    if seq is not None:
+        # Committed with an outcome that nobody learnt: acknowledged when it was spooled, by this host's clock. With its
+        # own time by PostgreSQL's it could seem newer than what this replica acknowledged after it.
+        await spooled.date_back(c, seq, entry.accepted_at)
         return "duplicate"
     key = entry.key
     if key is not None:
@@ -142,7 +146,7 @@ async def _accept(c: Connection, entry: Entry) -> tuple[acceptance.Accepted, boo
         accepted = await acceptance.accept_document(
             c, tenant, entry.document_id, entry.title, entry.metadata, entry.content
         )
-    await spooled.date_back(c, tenant, accepted, at)
+    await spooled.date_back(c, accepted.seq, at)
     return accepted, True
 
 

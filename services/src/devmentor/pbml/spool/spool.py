@@ -28,7 +28,7 @@ _OVERHEAD = 512
 
 @dataclass(slots=True, eq=False)
 class Kept:
-    """What is known of an entry without its text. `durable` is done once its fsync is, `replayed` once PostgreSQL has it."""
+    """What is known of an entry without its text. `durable`: its fsync is done. `replayed`: PostgreSQL has it."""
 
     entry_id: str
     lane: Lane
@@ -136,7 +136,7 @@ class Spool:
         return len(self._entries) - self.waiting
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """What is counted against the bound."""
         return self._bytes
 

@@ -99,12 +99,9 @@ async def accept_late_turn(
     return Accepted(document_id, **_row(await cursor.fetchone()))
 
 
-async def date_back(c: Connection, tenant: str, accepted: Accepted, at: datetime) -> None:
-    """A version that was accepted in this transaction was acknowledged earlier."""
-    await c.execute(
-        "UPDATE versions SET received_at = %s WHERE tenant = %s AND document_id = %s AND version = %s",
-        (at, tenant, accepted.document_id, accepted.version),
-    )
+async def date_back(c: Connection, seq: int, at: datetime) -> None:
+    """A version was acknowledged when its entry was, which is earlier than its row; never later."""
+    await c.execute("UPDATE versions SET received_at = %s WHERE seq = %s AND received_at > %s", (at, seq, at))
 
 
 def _row(row: dict[str, Any] | None) -> dict[str, int]:
