@@ -92,7 +92,7 @@ def digest(record: bytes) -> bytes:
 
 def decode(record: bytes, checksum: bytes) -> Entry:
     """The inverse of Entry.encode. Raises RecordDamaged."""
-    if digest(record) != checksum:
+    if not isinstance(record, bytes) or digest(record) != checksum:  # a damaged row may be of another type
         raise RecordDamaged("the checksum does not fit the record")
     try:
         return Entry(**json.loads(record))

@@ -7,7 +7,6 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +82,7 @@ class Spool:
         self._appends: list[tuple[Kept, bytes]] = []
         self._removals: list[Kept] = []
         self._work = asyncio.Event()
+        self._closing = False
         self._writer: asyncio.Task[None] | None = None
         self.filled = asyncio.Event()
         self.away = False
@@ -111,9 +111,9 @@ class Spool:
     async def close(self) -> None:
         """What was acknowledged stays for the next start."""
         if self._writer is not None:
-            self._writer.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._writer
+            self._closing = True
+            self._work.set()
+            await self._writer
         if self._store is not None:
             await self._in_thread(self._store.close)
         self._thread.shutdown()
@@ -287,7 +287,7 @@ class Spool:
 
     async def _write(self) -> None:
         """Everything that came while the last fsync ran shares the next one."""
-        while True:
+        while not self._closing:
             await self._work.wait()
             self._work.clear()
             appends, self._appends = self._appends, []
@@ -305,8 +305,10 @@ class Spool:
             await self._in_thread(lambda: store.commit(records, names))
         except SpoolFull as error:
             self._refuse(appends, error)
-            # The entries are in PostgreSQL; with the next batch they are tried again.
+            # The entries are in PostgreSQL: with the next batch they are tried again.
             self._removals = [*removals, *self._removals]
+            if not self._entries and not self._appends:
+                await self._start_over(store)
             return
         except SpoolUnusable as error:
             # A fsync that failed may have dropped the pages: nothing that is written after it could be trusted.
@@ -323,6 +325,15 @@ class Spool:
                 await self._in_thread(store.shrink)
             except SpoolUnusable as error:
                 self._break(str(error))
+
+    async def _start_over(self, store: Store) -> None:
+        self._removals.clear()
+        try:
+            await self._in_thread(store.start_over)
+        except SpoolUnusable as error:
+            self._break(str(error))
+            return
+        self._bytes = sum(kept.size for kept in self._entries.values())
 
     def _refuse(self, appends: list[tuple[Kept, bytes]], error: Exception) -> None:
         for kept, _record in appends:

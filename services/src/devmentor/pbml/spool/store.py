@@ -68,8 +68,9 @@ class Store:
             if error.errno in (errno.EAGAIN, errno.EACCES) and directory.is_dir() and os.access(directory, os.W_OK):
                 raise SpoolLocked(f"{directory} is in use by another process; stop pbml.service first") from error
             raise SpoolUnusable(f"{directory}: {error}") from error
+        self._settled = False
         try:
-            self._db = sqlite3.connect(directory / _FILE, isolation_level=None, check_same_thread=False)
+            self._db = self._connect()
             self._prepare()
         except sqlite3.Error as error:
             os.close(self._lock)
@@ -78,33 +79,47 @@ class Store:
             os.close(self._lock)
             raise
 
-    def _prepare(self) -> None:
-        """Recover, prove, and start from an empty log.
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._directory / _FILE, isolation_level=None, check_same_thread=False)
 
-        After a failed fsync the kernel may hold a page as clean that is not on the disk, and SQLite reads it from the
-        cache after a restart: records after it would be lost with it in a power cut. Checkpointing first writes every
-        page of the log anew and fsyncs it, so nothing that is acknowledged from here on leans on such a page.
-        """
+    def _prepare(self) -> None:
+        """Recover, prove, and start from an empty log, where the disk has room for that."""
         self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 0")
         self._db.execute(_TABLE)
-        self._truncate_log()
+        try:
+            self._settle()
+        except sqlite3.Error as error:
+            if not _is_full(error):
+                raise
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise SpoolUnusable(f"{self._directory / _FILE}: {found}")
         _sync_directory(self._directory)
 
-    def _truncate_log(self) -> None:
+    def _settle(self) -> None:
+        """Once, before anything new is acknowledged: every page of the log that was found goes into the file.
+
+        After a failed fsync the kernel may hold a page as clean that is not on the disk, and SQLite reads it from the
+        cache after a restart: records after it would be lost with it in a power cut. Checkpointing first writes every
+        page anew and fsyncs it, so nothing that is acknowledged from here on leans on such a page. On a full disk that
+        can not be: what is there is replayed, and nothing is taken.
+        """
+        if self._settled:
+            return
         busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
             raise SpoolUnusable(f"{self._directory / _FILE}: a reader holds the log for {_BUSY_MS / 1000:g} s; end it")
+        self._settled = True
 
     def commit(self, appends: Sequence[tuple[str, bytes]], removals: Sequence[str]) -> None:
         """Keep (entry id, record) and forget ids, in one fsync. Raises SpoolFull or SpoolUnusable."""
         try:
+            if appends:
+                self._settle()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany("DELETE FROM entries WHERE entry_id = ?", [(name,) for name in removals])
@@ -118,7 +133,7 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) in _FULL:
+            if _is_full(error):
                 raise SpoolFull(f"{self._directory}: {error}") from error
             raise SpoolOutcomeUnknown(f"{self._directory}: {error}") from error
 
@@ -127,7 +142,7 @@ class Store:
         try:
             self._db.execute("UPDATE entries SET parked = ? WHERE entry_id = ?", (reason, entry_id))
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) in _FULL:
+            if _is_full(error):
                 raise SpoolFull(f"{self._directory}: {error}") from error
             raise SpoolUnusable(f"{self._directory}: {error}") from error
 
@@ -137,6 +152,22 @@ class Store:
             self._db.execute("PRAGMA incremental_vacuum").fetchall()
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
+            raise SpoolUnusable(f"{self._directory}: {error}") from error
+
+    def start_over(self) -> None:
+        """Begin with an empty file, where all that is in this one is in PostgreSQL and the disk has no room to say so.
+
+        The log first: a crash in between leaves entries that are replayed to no effect.
+        """
+        try:
+            self._db.close()
+            for name in (f"{_FILE}-wal", f"{_FILE}-shm", _FILE):
+                (self._directory / name).unlink(missing_ok=True)
+            _sync_directory(self._directory)
+            self._settled = False
+            self._db = self._connect()
+            self._prepare()
+        except (sqlite3.Error, OSError) as error:
             raise SpoolUnusable(f"{self._directory}: {error}") from error
 
     def read(self, entry_id: str) -> Stored | None:
@@ -184,6 +215,10 @@ class Reader:
                 yield Stored(*row)
         except sqlite3.Error as error:
             raise SpoolUnusable(str(error)) from error
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) in _FULL
 
 
 def _lock(path: Path) -> int:
