@@ -7,7 +7,6 @@ import random
 import time
 import uuid
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import psycopg
@@ -132,7 +131,8 @@ async def test_an_idempotency_key_holds_in_the_spool_and_after_the_replay(postgr
         first = await document(client, "one", key="k")
         again = await document(client, "one", key="k")
         other = await document(client, "two", key="k")
-        assert first.json() == again.json() and again.headers["Idempotency-Replayed"] == "true"
+        assert first.json() == again.json()
+        assert again.headers["Idempotency-Replayed"] == "true"
         assert other.status_code == 422
         both = await asyncio.gather(*(document(client, "both", "e", key="l") for _ in range(8)))
         assert len({answer.json()["watermark"] for answer in both}) == 1
@@ -206,16 +206,18 @@ async def test_a_write_does_not_overtake_what_waits_and_a_deletion_says_so(postg
     assert texts == ["one", *(f"then {n}" for n in range(200))]
 
 
-async def test_a_watermark_of_the_spool_is_reached_after_the_replay_on_every_replica(postgres, database, environment):
-    elsewhere = environment | {"PBML_REPLICA": "two", "PBML_SPOOL_DIR": environment["PBML_SPOOL_DIR"] + "-two"}
-    Path(elsewhere["PBML_SPOOL_DIR"]).mkdir()
+async def test_a_watermark_of_the_spool_is_reached_after_the_replay_on_every_replica(
+    postgres, environment, tmp_path_factory
+):
+    elsewhere = environment | {"PBML_REPLICA": "two", "PBML_SPOOL_DIR": str(tmp_path_factory.mktemp("two"))}
     async with replica(environment) as one:
         postgres.stop()
         mark = (await document(one, "the sky is green")).json()["watermark"]
         ask = {"query": "sky", "token_budget": 100, "watermark": mark}
         assert (await one.post("/v1/context", json=ask)).status_code == 503
         ready = (await one.get("/ready")).json()
-        assert ready["status"] == "ready" and not ready["checks"]["postgres"]["ok"]
+        assert ready["status"] == "ready"
+        assert not ready["checks"]["postgres"]["ok"]
     postgres.start()
     async with replica(elsewhere) as two:
         answer = await two.post("/v1/context", json=ask)
@@ -223,7 +225,8 @@ async def test_a_watermark_of_the_spool_is_reached_after_the_replay_on_every_rep
         async with replica(environment) as one:
             # Asked at once: the fetch waits for the replay.
             found = await one.post("/v1/context", json=ask)
-            assert found.status_code == 200 and "sky is green" in found.text
+            assert found.status_code == 200
+            assert "sky is green" in found.text
         assert "sky is green" in (await two.post("/v1/context", json=ask)).text
 
 

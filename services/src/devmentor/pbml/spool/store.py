@@ -71,7 +71,16 @@ class Store:
         self._settled = False
         try:
             self._db = self._connect()
-            self._prepare()
+            try:
+                self._prepare()
+            except sqlite3.Error as error:
+                if not _is_full(error):
+                    raise
+                # No room even for the log's index beside it: alone, SQLite keeps that in memory.
+                self._db.close()
+                self._db = self._connect()
+                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._prepare()
         except sqlite3.Error as error:
             os.close(self._lock)
             raise SpoolUnusable(f"{directory / _FILE}: {error}") from error
@@ -85,7 +94,8 @@ class Store:
     def _prepare(self) -> None:
         """Recover, prove, and start from an empty log, where the disk has room for that."""
         self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if not self._db.execute("PRAGMA page_count").fetchone()[0]:
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file only: it writes
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 0")
