@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -15,7 +16,9 @@ from psycopg import sql
 from spool_postgres import BIN, Api, Postgres
 
 from devmentor.pbml import api, schema
+from devmentor.pbml.commands import CommandFailed
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.spool import commands
 
 pytestmark = pytest.mark.skipif(not BIN.exists(), reason="PostgreSQL 15's server is not installed")
 
@@ -45,10 +48,15 @@ def database(postgres):
     return postgres.conninfo(name)
 
 
+def write_tenants(path, name: str) -> None:
+    """One tenant, whose key is KEY."""
+    Path(path).write_text(json.dumps([{"tenant": name, "key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}]))
+
+
 @pytest.fixture
 def environment(tmp_path, database):
     tenants = tmp_path / "tenants.json"
-    tenants.write_text(json.dumps([{"tenant": "t", "key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}]))
+    write_tenants(tenants, "t")
     (tmp_path / "spool").mkdir()
     return {
         "PBML_DATABASE": database,
@@ -228,6 +236,89 @@ async def test_a_watermark_of_the_spool_is_reached_after_the_replay_on_every_rep
             assert found.status_code == 200
             assert "sky is green" in found.text
         assert "sky is green" in (await two.post("/v1/context", json=ask)).text
+
+
+async def test_what_can_not_be_replayed_is_set_aside_and_taken_up_by_the_command(postgres, database, environment):
+    async with replica(environment) as client:
+        postgres.stop()
+        await document(client, "one")
+    postgres.start()
+    # The tenant's key was taken away meanwhile.
+    write_tenants(environment["PBML_TENANTS_FILE"], "u")
+    async with replica(environment):
+        found = None
+        while not found:
+            await asyncio.sleep(0.1)
+            found = (await commands.status(settings(environment)))["parked"]
+        with pytest.raises(CommandFailed, match="in use"):
+            await commands.replay(settings(environment))
+    assert found[0]["reason"] == "tenant t has no key"
+    assert found[0]["document_id"] == "d"
+    line = json.loads(next(commands.export(settings(environment))))
+    assert line["document"] == {"id": "d", "title": None, "text": "one", "metadata": {}}
+    write_tenants(environment["PBML_TENANTS_FILE"], "t")
+    assert await commands.replay(settings(environment)) == {"changed": True, "replayed": 1, "parked": 0}
+    assert [row[3] for row in versions(database)] == ["one"]
+    assert (await commands.status(settings(environment)))["waiting"] == 0
+
+
+async def test_a_commit_whose_outcome_is_not_known_is_spooled_and_done_once(postgres, database, environment):
+    """A proxy swallows the answer to COMMIT: the row is there, and nobody was told."""
+    async with swallowing_commits(postgres.port) as proxy:
+        through = environment | {"PBML_DATABASE": database.replace(f"port={postgres.port}", f"port={proxy.port}")}
+        async with replica(through) as client:
+            assert (await document(client, "zero", "warm")).json()["durability"] == "primary"
+            proxy.swallow = True
+            answer = await document(client, "one")
+            proxy.swallow = False
+            assert answer.json()["durability"] == "local"
+            mark = answer.json()["watermark"].rpartition(":")[2]
+            replayed = "SELECT replays > 0 FROM spool_entries WHERE entry_id = %s"
+            await eventually(lambda: rows(database, replayed, mark) == [(True,)])
+    assert [row[3] for row in versions(database)] == ["zero", "one"]
+
+
+class Proxy:
+    """Between psycopg and PostgreSQL. While `swallow` is set, a COMMIT goes through and its connection ends then."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.port, self.swallow = target, 0, False
+
+    async def serve(self, reader, writer) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        committed = False
+
+        async def up() -> None:
+            nonlocal committed
+            while data := await reader.read(65536):
+                committed = committed or (self.swallow and b"COMMIT" in data)
+                up_writer.write(data)
+
+        async def down() -> None:
+            while data := await up_reader.read(65536):
+                if committed:
+                    writer.transport.abort()
+                    return
+                writer.write(data)
+
+        tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        writer.close()
+        up_writer.close()
+
+
+@asynccontextmanager
+async def swallowing_commits(target: int):
+    proxy = Proxy(target)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

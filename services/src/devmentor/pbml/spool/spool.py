@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -225,6 +226,17 @@ class Spool:
                 self._break(str(error))
             except SpoolFull as error:
                 log.warning("the parking is not on disk", extra={"reason": str(error)})
+
+    async def take_up_parked(self) -> None:
+        """Parked entries wait again, behind none of those that came after them. Damaged ones stay. SpoolUnusable."""
+        store = self._opened()
+        for kept in [one for one in self._entries.values() if one.parked is not None]:
+            if (kept.parked or "").startswith("damaged"):
+                continue
+            await self._in_thread(partial(store.park, kept.entry_id, None))
+            kept.parked = None
+            self._waiting += 1
+            self._lanes[kept.lane] += 1
 
     async def read(self, kept: Kept) -> Entry:
         """The entry with its text. Raises RecordDamaged, SpoolUnusable."""
