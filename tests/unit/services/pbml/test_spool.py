@@ -79,6 +79,17 @@ async def test_entries_are_there_after_a_restart_in_their_order_with_keys_and_la
     assert texts(tmp_path) == ["later"]
 
 
+async def test_later_writes_of_what_waits_go_through_the_spool_and_all_while_postgresql_is_away(tmp_path):
+    lane, other = ("document", "t", "d"), ("document", "t", "e")
+    async with opened(tmp_path) as spool:
+        kept = await spool.append(draft())
+        assert (spool.must_take(lane), spool.must_take(other)) == (True, False)
+        spool.away = True
+        assert spool.must_take(other)
+        spool.release(kept)
+        assert not spool.must_take(lane), "with nothing to replay nobody would find out that it is back"
+
+
 async def test_what_is_accepted_after_a_commit_is_later_than_it_whatever_the_clocks_say(tmp_path):
     async with opened(tmp_path) as spool:
         spool.saw(datetime(2030, 1, 1, tzinfo=UTC))
