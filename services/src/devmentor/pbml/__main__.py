@@ -54,6 +54,9 @@ def main() -> None:
 
         sys.stdout.write(json.dumps(api.openapi(), indent=1) + "\n")
         return
+    if command == "spool" and arguments.action == "export":
+        _export_spool(settings)
+        return
     _print(_run(lambda commands: _stored(commands, settings, arguments)))
 
 
@@ -75,9 +78,24 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             command = commands.delete_tenant(settings, arguments.tenant)
         case "retention":
             command = commands.retention(settings, dry_run=arguments.dry_run)
+        case "spool":
+            from devmentor.pbml.spool import commands as spool
+
+            command = spool.replay(settings) if arguments.action == "replay" else spool.status(settings)
         case _:
             raise AssertionError(arguments.command)
     return command
+
+
+def _export_spool(settings: Settings) -> None:
+    from devmentor.pbml.commands import CommandFailed
+    from devmentor.pbml.spool import commands
+
+    try:
+        for line in commands.export(settings):
+            sys.stdout.write(f"{line}\n")
+    except CommandFailed as error:
+        _fail(1, str(error))
 
 
 def _migrate(settings: Settings, target: str) -> dict[str, Any]:
@@ -153,6 +171,10 @@ def _parser() -> argparse.ArgumentParser:
     retry = commands.add_parser("retry", help="queue versions again that were given up: all, a tenant's or one")
     retry.add_argument("--tenant")
     retry.add_argument("--document")
+    spool = commands.add_parser("spool", help="this host's writes that wait for PostgreSQL")
+    spool.add_argument(
+        "action", choices=("status", "replay", "export"), help="replay: with pbml.service stopped, the parked ones too"
+    )
     forget = commands.add_parser("delete-tenant", help="delete everything of a tenant that has no key any more")
     forget.add_argument("tenant", help="its name: nothing asks again")
     expire = commands.add_parser("retention", help="remove what is older than its tenant keeps, as the workers do")

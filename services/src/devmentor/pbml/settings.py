@@ -30,6 +30,14 @@ class Settings(ServiceSettings):
         default=5.0, gt=0, description="one transaction, waiting for a connection included"
     )
 
+    # The local spool, for writes while PostgreSQL is away
+    spool_dir: Path | None = Field(default=None, description="its directory; without, such writes are refused")
+    spool_max_mib: int = Field(default=512, ge=1, description="bound of what waits in it; the disk needs twice as much")
+    spool_min_free_mib: int = Field(default=256, ge=0, description="what it leaves free on the disk")
+    spool_after_s: float = Field(
+        default=4.0, gt=0, description="how long a first write waits for PostgreSQL; the next ones do not"
+    )
+
     # Qdrant
     qdrant_urls: CommaList = ["http://127.0.0.1:6333"]
     qdrant_api_key: SecretStr | None = None

@@ -29,7 +29,7 @@ TABLES = """
         AND v.version >= d.live_version AND v.version > d.deleted_version;
     CREATE TABLE maintenance (task PRIMARY KEY, state DEFAULT '{}', incomplete DEFAULT 0, holder, held_until);
     INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile');
-    CREATE TABLE conversations (tenant, conversation_id, generation, PRIMARY KEY (tenant, conversation_id));
+    CREATE TABLE conversations (tenant, conversation_id, generation, deleted_at, PRIMARY KEY (tenant, conversation_id));
 """
 
 

@@ -57,7 +57,14 @@ def application(settings: Settings) -> Starlette:
     readiness = Readiness(
         "pbml",
         [
-            *dependencies(settings, service.database, service.index, service.embedder, settings.replica),
+            *dependencies(
+                settings,
+                service.database,
+                service.index,
+                service.embedder,
+                settings.replica,
+                service.spool.spool if service.spool is not None else None,
+            ),
             Check("workers", worker, required=False),
             Check("tokens", counted_by, required=False),
         ],

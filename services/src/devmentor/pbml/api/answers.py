@@ -8,7 +8,10 @@ from devmentor.pbml.models import Status
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Watermark = Annotated[str, Field(description="hand it to a fetch: what it stands for is in the answer")]
-Durability = Annotated[Literal["quorum", "primary"], Field(description="where the commit is")]
+Durability = Annotated[
+    Literal["quorum", "primary", "local"],
+    Field(description="where the commit is; local: on one replica's disk, until PostgreSQL has it"),
+]
 NextCursor = Annotated[str | None, Field(description="goes on after this page; null at the end. A page may be short.")]
 
 
@@ -17,7 +20,7 @@ class _Answer(BaseModel):
 
 
 class Acknowledged(_Answer):
-    """Text, version and job are in one commit."""
+    """Text, version and job are in one commit, or the text in a replica's spool (`local`)."""
 
     watermark: Watermark
     durability: Durability
@@ -27,7 +30,7 @@ class AcceptedDocument(Acknowledged):
     """The version that was given."""
 
     document_id: str
-    version: int
+    version: Annotated[int | None, Field(description="null where it is spooled: PostgreSQL gives it at the replay")]
 
 
 class DeletedConversation(_Answer):

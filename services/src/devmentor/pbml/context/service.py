@@ -13,12 +13,12 @@ from devmentor.common.errors import ApiError
 from devmentor.pbml.context.fuse import Found, Hit, Piece, fuse, ranked
 from devmentor.pbml.context.passages import beside, fit, take
 from devmentor.pbml.context.retrieve import Sources
-from devmentor.pbml.db import Database
+from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
-from devmentor.pbml.models import ContextRequest, watermark_seq
+from devmentor.pbml.models import ContextRequest, spooled_id, watermark_seq
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.store import generations, ledger, maintenance, pins
+from devmentor.pbml.store import generations, ledger, maintenance, pins, spooled
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.store.pins import Pin
 from devmentor.pbml.tokens import TokenCounter
@@ -96,8 +96,8 @@ class ContextService:
             pending: list[Pending] = []
             seq: int | None = None
             if request.watermark is not None:
-                seq = watermark_seq(request.watermark)
-                if not await ledger.watermark_exists(c, tenant, seq):
+                seq = await _reached(c, tenant, request.watermark)
+                if seq is None:
                     raise ApiError(
                         409,
                         "watermark_not_reached",
@@ -231,6 +231,14 @@ def fit_turns(newest_first: list[Turn], budget: int, counter: TokenCounter) -> t
         kept.append(turn)
         spent += cost
     return kept[::-1], spent
+
+
+async def _reached(c: Connection, tenant: str, mark: str) -> int | None:
+    """The watermark's seq; None where the ledger does not hold it, or the replica that it names has not replayed it."""
+    seq = watermark_seq(mark)
+    if seq is None:
+        return await spooled.seq_of(c, tenant, spooled_id(mark))
+    return seq if await ledger.watermark_exists(c, tenant, seq) else None
 
 
 def _observe(stage: str, start: float) -> None:

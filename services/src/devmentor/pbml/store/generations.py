@@ -25,7 +25,7 @@ async def bump_generation(c: Connection, tenant: str, document_id: str) -> None:
 async def bump_conversation(c: Connection, tenant: str, conversation_id: str) -> None:
     """The same for a conversation's turns, which nobody outside it can retrieve."""
     await c.execute(
-        "INSERT INTO conversations VALUES (%s, %s, 1)"
+        "INSERT INTO conversations (tenant, conversation_id, generation) VALUES (%s, %s, 1)"
         " ON CONFLICT (tenant, conversation_id) DO UPDATE SET generation = conversations.generation + 1",
         (tenant, conversation_id),
     )

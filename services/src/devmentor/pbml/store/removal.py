@@ -24,6 +24,11 @@ async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: 
     seq = await delete_documents(c, tenant, ids) if ids else None
     await pins.remove_conversation(c, tenant, conversation_id)
     await generations.bump_conversation(c, tenant, conversation_id)
+    # A replica's spool may have turns that were said before this.
+    await c.execute(
+        "UPDATE conversations SET deleted_at = now() WHERE tenant = %s AND conversation_id = %s",
+        (tenant, conversation_id),
+    )
     return len(ids), seq
 
 
@@ -39,7 +44,9 @@ async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple
     ids = [row["document_id"] for row in await cursor.fetchall()]
     seq = await delete_documents(c, tenant, ids) if ids else None
     await c.execute("UPDATE generations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
-    await c.execute("UPDATE conversations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
+    await c.execute(
+        "UPDATE conversations SET generation = generation + 1, deleted_at = now() WHERE tenant = %s", (tenant,)
+    )
     await c.execute("DELETE FROM idempotency WHERE tenant = %s", (tenant,))
     await pins.remove_all(c, tenant)
     return len(ids), seq

@@ -3,7 +3,7 @@
 from devmentor.pbml.migrations.run import execute
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0007"
 
 
 def upgrade() -> None:
