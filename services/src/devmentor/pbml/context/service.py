@@ -175,7 +175,9 @@ class ContextService:
         shown = {turn.document_id for turn in turns}
         hits = [hit for hit in hits if hit.piece.document_id not in shown]
         neighbours = await self._sources.beside(tenant, beside(hits[: self._s.fetch_neighbours]), pending)
-        passages = await self._counted((hit.piece.text for hit in hits), lambda: fit(hits, neighbours, left, counter))
+        passages = await self._counted(
+            (hit.piece.text for hit in hits), lambda: fit(hits, neighbours, left, counter)
+        )
         SERVED.labels("pin").inc(len(pinned))
         SERVED.labels("summary").inc(len(summarised))
         for passage in passages:

@@ -53,7 +53,7 @@ async def follow(c: Connection, after: int, rows: int, settled_s: float, more_th
             "INSERT INTO folds (tenant, conversation_id, seen_seq, due_at)"
             " SELECT %(tenant)s, %(conversation)s, %(seq)s, now() WHERE (SELECT count(*) FROM (SELECT 1 FROM versions"
             " WHERE tenant = %(tenant)s AND conversation_id = %(conversation)s AND kind = 'turn'"
-            " AND content IS NOT NULL LIMIT %(enough)s) AS some) >= %(enough)s"
+            " AND content IS NOT NULL LIMIT %(enough)s) AS said) >= %(enough)s"
             " ON CONFLICT (tenant, conversation_id) DO UPDATE SET seen_seq = excluded.seen_seq,"
             " due_at = CASE WHEN folds.parked_at IS NULL THEN coalesce(folds.due_at, now()) END",
             {"tenant": tenant, "conversation": conversation_id, "seq": seq, "enough": more_than + 1},
