@@ -21,8 +21,8 @@ TABLES = """
         embedding);
     CREATE TABLE pins (tenant, conversation_id, name, body, updated_at DEFAULT 0,
         PRIMARY KEY (tenant, conversation_id, name));
-    CREATE TABLE summaries (tenant, conversation_id, level, first_seq, last_seq, turns, body, shown, parent_seq, sources,
-        model, made_at DEFAULT 0, PRIMARY KEY (tenant, conversation_id, level, first_seq));
+    CREATE TABLE summaries (tenant, conversation_id, level, first_seq, last_seq, turns, body, shown, parent_seq,
+        sources, model, made_at DEFAULT 0, PRIMARY KEY (tenant, conversation_id, level, first_seq));
     CREATE TABLE folds (tenant, conversation_id, folded_seq DEFAULT 0, seen_seq DEFAULT 0, due_at, holder, held_until,
         failed_runs DEFAULT 0, failure, parked_at, PRIMARY KEY (tenant, conversation_id));
     CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));

@@ -55,7 +55,7 @@ async def delete(w, turn: int) -> None:
     await w.db.write(lambda c: accept_deletion(c, "t", f"~turn/c/{turn}"))
 
 
-# -- the tree -----------------------------------------------------------------------------------------------------------
+# -- the tree ---------------------------------------------------------------------------------------------------------
 
 
 async def test_older_turns_are_folded_level_by_level_and_recent_ones_are_left_by_a_pretended_engine(w):
@@ -134,7 +134,7 @@ async def test_a_conversation_without_older_turns_is_not_even_noted(w):
     assert (await w.rows("SELECT state FROM maintenance WHERE task = 'summaries'"))[0]["state"]["seq"] == 4
 
 
-# -- what a fetch serves --------------------------------------------------------------------------------------------------
+# -- what a fetch serves ----------------------------------------------------------------------------------------------
 
 
 async def test_a_fetch_serves_summaries_with_their_provenance_made_by_a_pretended_engine(w):
@@ -178,7 +178,6 @@ async def test_a_fetch_reads_shown_summaries_by_their_index_however_many_there_a
                 cursor = await c.execute(f"EXPLAIN (ANALYZE, TIMING OFF) {statement}", values)
                 self.plan = "\n".join(row["QUERY PLAN"] for row in await cursor.fetchall())
 
-
             async def none():
                 return []
 
@@ -191,7 +190,7 @@ async def test_a_fetch_reads_shown_summaries_by_their_index_however_many_there_a
     assert "Seq Scan" not in explained.plan
 
 
-# -- deletions ------------------------------------------------------------------------------------------------------------
+# -- deletions --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_deleted_turn_takes_the_summaries_above_it_at_once_and_they_are_made_again_by_a_pretended_engine(w):
@@ -219,7 +218,7 @@ async def test_where_all_turns_of_a_summary_are_deleted_nothing_is_said_of_them_
         await delete(w, turn)
     w.engine.asked.clear()
     await w.folder.turn()
-    assert [row["body"] for row in await w.all() if row["level"] == 0][0] == ""
+    assert next(row["body"] for row in await w.all() if row["level"] == 0) == ""
     assert [asked.count("summary") for asked in w.engine.asked] == [1], "the level above, of what is left"
     assert (await w.shown())[0][0] == 1
     assert "" not in [chunk["text"] for chunk in summaries_of(await fetch(w))]
@@ -324,7 +323,7 @@ async def test_a_summary_of_what_is_not_there_any_more_is_found_by_the_check_wit
     assert all(row["body"] for row in await w.all())
 
 
-# -- idleness and failures --------------------------------------------------------------------------------------------------
+# -- idleness and failures --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
