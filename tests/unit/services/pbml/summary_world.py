@@ -115,7 +115,8 @@ class World:
                 "summary_idle_s": 0.0,
                 "summary_settled_s": 0.0,
                 "summary_every_s": 0.01,
-                "summary_timeout_s": 5.0,
+                "summary_timeout_s": 60.0,
+                "database_timeout_s": 60.0,
                 "summary_max_attempts": 3,
                 **changes,
             }
@@ -171,7 +172,7 @@ async def world(conninfo: str):
                 "TRUNCATE summaries, folds, versions, documents, conversations, generations, chunks RESTART IDENTITY"
             )
             await made.run("UPDATE maintenance SET holder = NULL, state = '{}'")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 yield made
         finally:
             await made.folder._engine.close()

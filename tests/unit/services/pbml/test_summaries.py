@@ -16,6 +16,7 @@ from devmentor.pbml.models import ContextRequest
 from devmentor.pbml.store import folds, removal, summaries
 from devmentor.pbml.store.acceptance import accept_deletion
 from devmentor.pbml.store.summaries import Overtaken
+from devmentor.pbml.summaries import commands
 from devmentor.pbml.summaries import engine as engine_module
 from devmentor.pbml.tokens import ByteTokenCounter
 
@@ -166,8 +167,8 @@ async def test_summaries_take_their_share_of_the_budget_the_widest_first_with_a_
 async def test_a_fetch_reads_shown_summaries_by_their_index_however_many_there_are(w):
     await w.run(
         "INSERT INTO summaries (tenant, conversation_id, level, first_seq, last_seq, turns, body, shown)"
-        " SELECT 't', 'c' || n % 50, 0, n * 10, n * 10 + 9, 10, repeat('x', 500), n > 49000"
-        " FROM generate_series(1, 50000) n"
+        " SELECT 't', 'c' || n % 50, 0, n * 10, n * 10 + 9, 10, repeat('x', 500), n > 9000"
+        " FROM generate_series(1, 10000) n"
     )
     async with await psycopg.AsyncConnection.connect(w.conninfo, autocommit=True) as c:
         await c.execute("ANALYZE summaries")
@@ -452,6 +453,30 @@ async def test_a_database_that_is_away_ends_the_round_and_not_the_loop(w, monkey
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     assert len(rounds) > 1
+
+
+async def test_the_command_says_what_was_given_up_and_drops_summaries_made_by_a_pretended_engine(w):
+    await w.say("c", 16)
+    await w.say("bad", 8)
+
+    async def refuses_one():
+        return web.Response(status=400) if "of bad" in w.engine.asked[-1] else "said"
+
+    w.engine.answer = refuses_one
+    await w.run("UPDATE versions SET content = content || ' of bad' WHERE conversation_id = 'bad'")
+    for _ in range(5):
+        await w.folder.turn()
+        await w.run("UPDATE folds SET due_at = now() WHERE due_at IS NOT NULL")
+    said = await commands.status(w.settings)
+    assert (said["parked"], said["summaries"]) == (1, [{"level": 0, "summaries": 3, "stale": 0}])
+    assert [(g["conversation_id"], "status 400" in g["reason"]) for g in said["given_up"]] == [("bad", True)]
+    assert await commands.retry(w.settings, "other", None) == {"changed": False, "retried": 0}
+    assert await commands.retry(w.settings, "t", "bad") == {"changed": True, "retried": 1}
+    assert await commands.rebuild(w.settings, "t", "c") == {"changed": True, "conversations": 1}
+    assert await w.all() == []
+    w.engine.answer = None
+    await w.folder.turn()
+    assert len(await w.all()) == 4
 
 
 def test_the_schema_goes_back_and_forth(conninfo):

@@ -57,7 +57,7 @@ async def w(conninfo, url):
         await made.folder._engine.close()
         made.folder = made.worker("one", summary_model="tiny", summary_max_tokens=32, summary_timeout_s=60)
         await made.folder._engine.open()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while True:
                 try:
                     await made.folder._engine.idle()
@@ -82,7 +82,7 @@ async def test_the_real_engine_is_not_asked_while_it_answers_somebody(w, url):
         assert not await w.folder._engine.idle()
         await w.folder.turn()
         assert await w.all() == []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(180):
         while not await w.all():
             await w.folder.turn()
             await asyncio.sleep(0.1)

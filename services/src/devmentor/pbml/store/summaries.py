@@ -276,5 +276,20 @@ async def page(c: Connection, after: Key, limit: int) -> list[tuple[Key, int, by
     ]
 
 
+async def levels(c: Connection) -> list[dict[str, int]]:
+    """How many there are of each level, and how many of those are to be made again."""
+    cursor = await c.execute(
+        "SELECT level, count(*) AS summaries, count(*) FILTER (WHERE body IS NULL) AS stale FROM summaries"
+        " GROUP BY level ORDER BY level"
+    )
+    return await cursor.fetchall()
+
+
+async def conversations(c: Connection, tenant: str) -> list[str]:
+    """Those of a tenant that were looked at for summaries."""
+    cursor = await c.execute("SELECT conversation_id FROM folds WHERE tenant = %s ORDER BY conversation_id", (tenant,))
+    return [row["conversation_id"] for row in await cursor.fetchall()]
+
+
 def _named(fold: Fold) -> dict[str, object]:
     return {"tenant": fold.tenant, "conversation": fold.conversation_id}

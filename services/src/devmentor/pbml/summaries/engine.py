@@ -25,6 +25,7 @@ for _result in ("ok", "away", "failed", "yielded"):
     CALLS.labels(_result)
 
 _LOOK_S = 2.0
+_PAGE_S = 5.0
 _AWAY = (429, 502, 503, 504)
 _CONNECT_S = 2.0
 
@@ -161,7 +162,7 @@ class SummaryEngine:
 
     async def _load(self, url: str) -> Load:
         try:
-            async with asyncio.timeout(_LOOK_S), self._opened.get(f"{url}/metrics") as answer:
+            async with asyncio.timeout(_PAGE_S), self._opened.get(f"{url}/metrics") as answer:
                 if answer.status != 200:
                     raise LoadUnknown(f"{url}/metrics: status {answer.status}")
                 return parse_load((await answer.read()).decode("utf-8", "replace"))

@@ -83,6 +83,10 @@ class Folder:
 
     async def _follow(self) -> None:
         """Note which conversations have new turns, and check some summaries against what they are made of."""
+        async with self._db.read() as c:
+            counts = await folds.counts(c)
+        DUE.set(counts.due)
+        PARKED.set(counts.parked)
         task = (await self._db.write(lambda c: maintenance.claim(c, _TASK, self._holder, _LEASE_S))).value
         if task is None:
             return
@@ -97,10 +101,6 @@ class Folder:
         if ours:
             state = {"seq": followed, "checked": list(await self._check(checked))}
             await self._db.write(lambda c: maintenance.keep(c, _TASK, self._holder, state, _LEASE_S))
-        async with self._db.read() as c:
-            counts = await folds.counts(c)
-        DUE.set(counts.due)
-        PARKED.set(counts.parked)
 
     async def _check(self, after: Key) -> Key:
         """Withdraw summaries that are not of what is there any more, whoever changed it. Where to go on after."""
