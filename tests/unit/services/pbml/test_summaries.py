@@ -1,6 +1,9 @@
 """Summaries on a real PostgreSQL, made by a pretended engine: the tree, deletions, failures, what a fetch serves."""
 
 import asyncio
+import random
+import re
+from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,12 +16,15 @@ from devmentor.pbml import schema
 from devmentor.pbml.context import ContextService
 from devmentor.pbml.db import DatabaseUnavailable
 from devmentor.pbml.models import ContextRequest
+from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import folds, removal, summaries
 from devmentor.pbml.store.acceptance import accept_deletion
 from devmentor.pbml.store.summaries import Overtaken
 from devmentor.pbml.summaries import commands
 from devmentor.pbml.summaries import engine as engine_module
+from devmentor.pbml.summaries import folder as folder_module
 from devmentor.pbml.tokens import ByteTokenCounter
+from devmentor.pbml.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +330,47 @@ async def test_a_summary_of_what_is_not_there_any_more_is_found_by_the_check_wit
     assert all(row["body"] for row in await w.all())
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_said_and_deleted_summaries_say_each_older_turn_once_and_no_deleted_one_by_a_pretended_engine(
+    w, seed
+):
+    chance = random.Random(seed)
+    said, deleted = 0, set()
+
+    async def repeats():
+        return " ".join(re.findall(r"number \d+", w.engine.asked[-1]))
+
+    def told(rows) -> list[int]:
+        return [int(number) for row in rows for number in re.findall(r"number (\d+)", row["body"] or "")]
+
+    w.engine.answer = repeats
+    for _ in range(12):
+        number = chance.randrange(1, 12)
+        await w.say("c", number, first=said)
+        said += number
+        if chance.random() < 0.7:
+            await w.folder.turn()
+        for turn in chance.sample(range(said), min(said, chance.randrange(4))):
+            if turn not in deleted:
+                await delete(w, turn)
+                deleted.add(turn)
+                assert turn not in told(await w.all())
+        shown = [row for row in await w.all() if row["shown"]]
+        assert len(told(shown)) == len(set(told(shown)))
+    await w.folder.turn()
+    rows = await w.all()
+    newest = max((row["last_seq"] for row in rows if row["level"] == 0), default=0)
+    older = [turn for turn in range(said) if await _seq(w, turn) <= newest and turn not in deleted]
+    assert sorted(told(row for row in rows if row["shown"])) == older
+    assert all(row["body"] is not None for row in rows)
+    assert max(Counter(row["level"] for row in rows if row["shown"]).values()) <= 3
+
+
+async def _seq(w, turn: int) -> int:
+    found = await w.rows("SELECT seq FROM versions WHERE kind = 'turn' AND document_id = %s", f"~turn/c/{turn}")
+    return found[0]["seq"]
+
+
 # -- idleness and failures --------------------------------------------------------------------------------------------
 
 
@@ -394,6 +441,27 @@ async def test_a_conversation_that_a_pretended_engine_refuses_is_parked_with_the
     assert (await w.db.write(lambda c: folds.retry(c, "t", None))).value == 1
     await w.folder.turn()
     assert [row["level"] for row in await w.all()] == [0, 0]
+
+
+async def test_a_fault_of_ours_that_a_conversation_brings_about_parks_it_too_with_a_pretended_engine(w, monkeypatch):
+    await w.say("c", 8)
+
+    def breaks(*_):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(folder_module, "cleaned", breaks)
+    for _ in range(4):
+        await w.folder.turn()
+        await w.run("UPDATE folds SET due_at = now() WHERE due_at IS NOT NULL")
+    row = (await w.rows("SELECT failed_runs, failure, parked_at FROM folds"))[0]
+    assert (row["failed_runs"], row["failure"]) == (3, "ZeroDivisionError: ours")
+    assert row["parked_at"] is not None
+
+
+def test_a_worker_folds_only_where_an_endpoint_is_named():
+    assert Worker(Settings(tenants_file=None))._folder is None
+    named = Settings(tenants_file=None, summary_urls=["http://127.0.0.1:9"], summary_model="m")
+    assert Worker(named)._folder is not None
 
 
 @pytest.mark.parametrize("said", ["", "  \n", "<think>only thoughts", "<think>thoughts</think>\n"])

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 from pydantic import ValidationError
 
 from devmentor.pbml.context.summary import fit_summaries
@@ -15,6 +16,7 @@ from devmentor.pbml.summaries.load import Load, LoadUnknown, parse_load
 from devmentor.pbml.summaries.plan import enough, fitted
 from devmentor.pbml.summaries.prompt import cleaned, messages
 from devmentor.pbml.tokens import ByteTokenCounter
+from devmentor.qwen import metrics
 
 BYTES = ByteTokenCounter()
 
@@ -65,6 +67,18 @@ def test_an_engine_is_idle_when_it_says_that_nothing_runs_and_nothing_waits(page
 def test_what_does_not_say_how_busy_it_is_is_unknown(page):
     with pytest.raises(LoadUnknown):
         parse_load(page)
+
+
+def test_the_pools_of_the_real_qwen_are_understood():
+    metrics.POOL_IN_USE.labels("x").set(0)
+    metrics.POOL_WAITING.labels("x").set(0)
+    before = parse_load(generate_latest().decode())
+    metrics.POOL_IN_USE.labels("x").set(2)
+    metrics.POOL_WAITING.labels("x").set(1)
+    after = parse_load(generate_latest().decode())
+    metrics.POOL_IN_USE.remove("x")
+    metrics.POOL_WAITING.remove("x")
+    assert (after.running - before.running, after.waiting - before.waiting) == (2, 1)
 
 
 def test_all_engines_of_a_page_count():

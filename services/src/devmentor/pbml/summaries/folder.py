@@ -32,7 +32,8 @@ for _result in ("made", "nothing", "busy", "overtaken", "away", "failed", "parke
 
 _TASK = "summaries"
 _LEASE_S = 60.0
-_LEDGER_ROWS = 2000
+_LEDGER_ROWS = 500
+_FOLLOW_S = 5.0
 _CHECKED = 20
 _ROUND_S = 30.0
 _LONGEST_PAUSE_S = 300.0
@@ -91,16 +92,22 @@ class Folder:
         if task is None:
             return
         seq, checked = int(task.state.get("seq", 0)), _key(task.state.get("checked"))
+        until = time.monotonic() + _FOLLOW_S
+        while (followed := await self._follow_on(seq, checked)) != seq and time.monotonic() < until:
+            seq = followed
+        state = {"seq": followed, "checked": list(await self._check(checked))}
+        await self._db.write(lambda c: maintenance.keep(c, _TASK, self._holder, state, _LEASE_S))
 
-        async def work(c: Connection) -> tuple[int, bool]:
+    async def _follow_on(self, seq: int, checked: Key) -> int:
+        """A page of the ledger; the seq to go on after."""
+
+        async def work(c: Connection) -> int:
             followed = await folds.follow(c, seq, _LEDGER_ROWS, self._s.summary_settled_s, self._s.summary_keep_turns)
             state = {"seq": followed, "checked": list(checked)}
-            return followed, await maintenance.keep(c, _TASK, self._holder, state, _LEASE_S)
+            await maintenance.keep(c, _TASK, self._holder, state, _LEASE_S)
+            return followed
 
-        followed, ours = (await self._db.write(work, timeout_s=30)).value
-        if ours:
-            state = {"seq": followed, "checked": list(await self._check(checked))}
-            await self._db.write(lambda c: maintenance.keep(c, _TASK, self._holder, state, _LEASE_S))
+        return (await self._db.write(work, timeout_s=30)).value
 
     async def _check(self, after: Key) -> Key:
         """Withdraw summaries that are not of what is there any more, whoever changed it. Where to go on after."""
@@ -137,6 +144,18 @@ class Folder:
 
     async def _fold(self, fold: Fold) -> str:
         """Make the next summary of a claimed conversation and give it back; how that went."""
+        try:
+            return await self._make(fold)
+        except _AWAY:
+            raise
+        except Refused as error:
+            return await self._failed(fold, str(error))
+        except Exception as error:
+            # Whatever else a conversation brings about, it is not tried for ever either.
+            log.exception("summary failed", extra={"tenant": fold.tenant, "conversation": fold.conversation_id})
+            return await self._failed(fold, f"{type(error).__name__}: {error}")
+
+    async def _make(self, fold: Fold) -> str:
         async with self._db.read(timeout_s=30) as c:
             work = await next_work(c, fold, self._s, self._counter)
         if work is None:
@@ -155,8 +174,6 @@ class Folder:
         except Busy:
             await self._release(fold, 0)
             return "busy"
-        except Refused as error:
-            return await self._failed(fold, str(error))
         self._failures = 0
         try:
             await self._write(fold, work, body)
