@@ -74,6 +74,8 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             if arguments.document is not None and arguments.tenant is None:
                 _fail(2, "--document needs --tenant: names of documents are a tenant's own")
             command = commands.retry(settings, arguments.tenant, arguments.document)
+        case "summaries":
+            command = _summaries(settings, arguments)
         case "delete-tenant":
             command = commands.delete_tenant(settings, arguments.tenant)
         case "retention":
@@ -96,6 +98,19 @@ def _export_spool(settings: Settings) -> None:
             sys.stdout.write(f"{line}\n")
     except CommandFailed as error:
         _fail(1, str(error))
+
+
+def _summaries(settings: Settings, arguments: argparse.Namespace) -> Command:
+    from devmentor.pbml.summaries import commands
+
+    tenant, conversation = arguments.tenant, arguments.conversation
+    if tenant is None and (conversation is not None or arguments.rebuild):
+        _fail(2, "--conversation and --rebuild need --tenant: names of conversations are a tenant's own")
+    if arguments.rebuild:
+        return commands.rebuild(settings, tenant, conversation)
+    if arguments.retry:
+        return commands.retry(settings, tenant, conversation)
+    return commands.status(settings)
 
 
 def _migrate(settings: Settings, target: str) -> dict[str, Any]:
@@ -175,6 +190,12 @@ def _parser() -> argparse.ArgumentParser:
     spool.add_argument(
         "action", choices=("status", "replay", "export"), help="replay: with pbml.service stopped, the parked ones too"
     )
+    summaries = commands.add_parser("summaries", help="how far summaries of older turns are, and which were given up")
+    what = summaries.add_mutually_exclusive_group()
+    what.add_argument("--retry", action="store_true", help="take up again what was given up")
+    what.add_argument("--rebuild", action="store_true", help="drop them, to be made anew")
+    summaries.add_argument("--tenant")
+    summaries.add_argument("--conversation")
     forget = commands.add_parser("delete-tenant", help="delete everything of a tenant that has no key any more")
     forget.add_argument("tenant", help="its name: nothing asks again")
     expire = commands.add_parser("retention", help="remove what is older than its tenant keeps, as the workers do")

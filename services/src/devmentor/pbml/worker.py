@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.pbml import jobs, quota
+from devmentor.pbml import jobs, quota, tokens
 from devmentor.pbml.api import make_embedder
 from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
@@ -24,6 +24,7 @@ from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import idempotency, operations, usage, versions
+from devmentor.pbml.summaries import Folder
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,11 @@ class Worker:
         self._app = jobs.create(jobs.BoundedConnector(2 * settings.database_timeout_s))
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._maintenance = Maintenance(settings, self.database, self.index)
+        self._folder = (
+            Folder(settings, self.database, tokens.counter(settings.tokenizer_file, settings.bytes_per_token))
+            if settings.summary_urls
+            else None
+        )
         self._running = False
         self._worker_id: int | None = None
         self._under_way: set[int] = set()
@@ -89,6 +95,8 @@ class Worker:
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
+            if self._folder is not None:
+                tasks.append(asyncio.create_task(self._folder.run(), name="summaries"))
             try:
                 yield
             finally:

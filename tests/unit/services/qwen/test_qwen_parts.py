@@ -168,6 +168,24 @@ async def test_as_many_chunks_as_fit_best_first_and_numbered_without_gaps() -> N
     assert (await assemble(USER, [chunk(0)], [], budget=10, count=quarter)).empty
 
 
+def summary(text: str = "They chose herons.") -> Chunk:
+    of = {"level": 1, "turns": 40, "model": "m", "made_at": "2026-01-02T03:04:05+00:00"}
+    return Chunk(text, {"document_id": "~summary/c/1/1", "version": 1, "chunk": 0, "source": "summary", "summary": of})
+
+
+async def test_summaries_are_introduced_as_such_and_only_where_there_are_any() -> None:
+    result = await assemble(USER, [summary(), chunk(0)], [], budget=4000, count=no_counter)
+    text = result.messages[0]["content"]
+    assert "possibly inexact" in text
+    assert "[1] (summary of 40 earlier turns, made 2026-01-02, may be inexact)\nThey chose herons." in text
+    assert "[2] (document_id d0" in text
+    assert result.provenance[0]["summary"]["level"] == 1
+    plain = await assemble(USER, [chunk(0)], [], budget=4000, count=no_counter)
+    assert "inexact" not in plain.messages[0]["content"]
+    left_out = await assemble(USER, [summary("x" * 4000), chunk(0)], [], budget=500, count=quarter)
+    assert "inexact" not in left_out.messages[0]["content"]
+
+
 async def test_context_joins_the_clients_own_system_message() -> None:
     messages = [{"role": "system", "content": "Be brief."}, *USER]
     result = await assemble(messages, [chunk(0)], [], budget=4000, count=no_counter)

@@ -120,8 +120,21 @@ class Missing(BaseModel):
     unindexed: int
 
 
+class SummaryOf(_Answer):
+    """What a summary stands for, and who wrote it. Level 0 is made of turns, a higher one of summaries."""
+
+    level: int
+    first_turn: Watermark
+    last_turn: Watermark
+    turns: int
+    model: str | None
+    made_at: Time
+
+
 class Chunk(BaseModel):
-    """A pinned fact, or chunks of one version that follow each other. `scores` are each source's own."""
+    """A pinned fact, a summary of older turns, or chunks of one version that follow each other. `scores` are each
+    source's own.
+    """
 
     text: str
     score: float
@@ -139,10 +152,11 @@ class Chunk(BaseModel):
     section: str
     tokens: int
     truncated: bool
+    summary: SummaryOf | None = None
 
 
 class Found(BaseModel):
-    """Context within the budget: pinned facts, then what was found, best first."""
+    """Context within the budget: pinned facts, summaries of older turns, then what was found, best first."""
 
     chunks: list[Chunk]
     turns: list[dict[str, Any]]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devmentor.pbml.db import Connection
-from devmentor.pbml.store import generations, removal
+from devmentor.pbml.store import generations, removal, summaries
 
 KINDS = ("document", "turn")
 BATCH = 500
@@ -35,7 +35,7 @@ async def remove(c: Connection, tenant: str, kind: str, days: int, limit: int = 
     """
     values = {"tenant": tenant, "kind": kind, "days": days, "limit": limit}
     cursor = await c.execute(
-        f"SELECT v.document_id, v.version, v.conversation_id, v.content_bytes{_TOO_OLD}"
+        f"SELECT v.document_id, v.version, v.conversation_id, v.seq, v.content_bytes{_TOO_OLD}"
         " ORDER BY v.received_at LIMIT %(limit)s",
         values,
     )
@@ -67,9 +67,11 @@ async def _bump(c: Connection, tenant: str, gone: list[dict[str, Any]]) -> None:
     if documents:
         # Readers know the sum of the shards alone: one of them stands for all that goes with this commit.
         await generations.bump_generation(c, tenant, documents[0])
-    await generations.bump_conversations(
-        c, tenant, {row["conversation_id"] for row in gone if row["conversation_id"] is not None}
-    )
+    turns = [row for row in gone if row["conversation_id"] is not None]
+    await generations.bump_conversations(c, tenant, {row["conversation_id"] for row in turns})
+    # After those rows are locked: a summary that is being written is seen, or sees the deletions.
+    for turn in turns:
+        await summaries.withdraw(c, tenant, turn["conversation_id"], turn["seq"])
 
 
 async def count(c: Connection, tenant: str, kind: str, days: int) -> dict[str, Any]:

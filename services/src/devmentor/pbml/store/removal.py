@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from devmentor.pbml.db import Connection
-from devmentor.pbml.store import generations, pins
+from devmentor.pbml.store import generations, pins, summaries
 
 BATCH = 2000
 
 
 async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: int = BATCH) -> tuple[int, int | None]:
-    """Up to `limit` turns of a conversation, and its pins, are gone for readers from the commit on: how many turns, and
-    the newest seq.
+    """Up to `limit` turns of a conversation, its pins and summaries are gone for readers from the commit on: how many
+    turns, and the newest seq.
 
     They are versions of kind deletion as any other, so whoever follows the ledger learns of each.
     """
@@ -29,12 +29,14 @@ async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: 
         "UPDATE conversations SET deleted_at = now() WHERE tenant = %s AND conversation_id = %s",
         (tenant, conversation_id),
     )
+    # After that row is locked: a summary that is being written is seen, or sees the deletions.
+    await summaries.remove_conversation(c, tenant, conversation_id)
     return len(ids), seq
 
 
 async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple[int, int | None]:
-    """Up to `limit` documents and turns of a tenant, and its pins, are gone for readers: how many documents and turns,
-    and the newest seq.
+    """Up to `limit` documents and turns of a tenant, its pins and summaries are gone for readers: how many documents
+    and turns, and the newest seq.
     """
     cursor = await c.execute(
         "SELECT document_id FROM documents WHERE tenant = %s AND deleted_version < latest_version"
@@ -49,6 +51,7 @@ async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple
     )
     await c.execute("DELETE FROM idempotency WHERE tenant = %s", (tenant,))
     await pins.remove_all(c, tenant)
+    await summaries.remove_all(c, tenant)
     return len(ids), seq
 
 
