@@ -14,7 +14,7 @@ from summary_world import private_postgres, world
 from devmentor.pbml import schema
 from devmentor.pbml.context import ContextService
 from devmentor.pbml.models import ContextRequest
-from devmentor.pbml.store import folds, removal, summaries
+from devmentor.pbml.store import expiry, folds, removal, summaries
 from devmentor.pbml.store.acceptance import accept_deletion
 from devmentor.pbml.store.summaries import Overtaken
 from devmentor.pbml.tokens import ByteTokenCounter
@@ -209,6 +209,19 @@ async def test_a_deleted_turn_takes_the_summaries_above_it_at_once_and_they_are_
     assert await w.shown() == [(2, 0, 15), (1, 16, 23), (1, 24, 31), (0, 32, 35), (0, 36, 39)]
     assert len(w.engine.asked) == 3, "one a level"
     assert not any("turn number 5 " in asked for asked in w.engine.asked)
+
+
+async def test_a_turn_that_retention_removes_takes_the_summaries_above_it_by_a_pretended_engine(w):
+    await w.say("c", 44)
+    await w.folder.turn()
+    await w.db.write(
+        lambda c: c.execute(
+            "UPDATE versions SET received_at = now() - interval '9 days' WHERE document_id = '~turn/c/5'"
+        )
+    )
+    removed = (await w.db.write(lambda c: expiry.remove(c, "t", "turn", 7))).value
+    assert removed.number == 1
+    assert {row["body"] for row in await w.all() if row["first_seq"] - 1 <= 5 <= row["last_seq"] - 1} == {None}
 
 
 async def test_where_all_turns_of_a_summary_are_deleted_nothing_is_said_of_them_and_a_pretended_engine_not_asked(w):
