@@ -76,6 +76,8 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             command = commands.retry(settings, arguments.tenant, arguments.document)
         case "summaries":
             command = _summaries(settings, arguments)
+        case "state":
+            command = commands.state(settings)
         case "delete-tenant":
             command = commands.delete_tenant(settings, arguments.tenant)
         case "retention":
@@ -196,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--rebuild", action="store_true", help="drop them, to be made anew")
     summaries.add_argument("--tenant")
     summaries.add_argument("--conversation")
+    commands.add_parser("state", help="this host's local state: where it stands, its digests and checkpoints")
     forget = commands.add_parser("delete-tenant", help="delete everything of a tenant that has no key any more")
     forget.add_argument("tenant", help="its name: nothing asks again")
     expire = commands.add_parser("retention", help="remove what is older than its tenant keeps, as the workers do")

@@ -16,13 +16,15 @@ def dependencies(
     embedder: Embedder,
     name: str,
     spool: Spool | None = None,
+    *,
+    fetches_without: bool = False,
 ) -> list[Check]:
     """PostgreSQL by a write that reaches the quorum; the collection; the embeddings endpoint.
 
     Only PostgreSQL is required: nothing can be acknowledged or read without it. With the index or the
     embedder away a fetch still answers from PostgreSQL and says so, and since all replicas share
     Qdrant, taking them out of the load balancer for its sake would turn a degraded tier into a dead one.
-    For the same reason PostgreSQL is not required where a spool can take the writes.
+    For the same reason PostgreSQL is not required where a spool can take the writes, or a local state answers fetches.
     """
 
     async def postgres() -> str:
@@ -39,7 +41,7 @@ def dependencies(
         return f"{spool.waiting} entries, {spool.size} of {spool.max_bytes} bytes, {spool.parked} parked"
 
     return [
-        Check("postgres", postgres, required=spool is None, timeout_s=2.5),
+        Check("postgres", postgres, required=spool is None and not fetches_without, timeout_s=2.5),
         *([] if spool is None else [Check("spool", writes, timeout_s=2.5)]),
         Check("qdrant", index.probe, required=False),
         Check("embedder", embeddings, required=False),

@@ -21,6 +21,8 @@ from devmentor.pbml.models import watermark
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild
 from devmentor.pbml.retention import Retention
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.state.fetch import read
+from devmentor.pbml.state.reader import Reader, StateAway
 from devmentor.pbml.store import expiry, points, removal, versions
 from devmentor.pbml.store.acceptance import Accepted
 
@@ -48,6 +50,18 @@ def say(line: str) -> None:
     """To the operator."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+async def state(settings: Settings) -> dict[str, Any]:
+    """This host's local state: where it stands, digests by tenant, checkpoints."""
+    if settings.state_dir is None:
+        raise CommandFailed("this host keeps no state: PBML_STATE_DIR is not set")
+    reader = Reader(settings.state_dir)
+    said: dict[str, Any] = {"changed": False, "replica": settings.replica, "checkpoints": reader.checkpoints()}
+    try:
+        return said | await read(reader, lambda view: {"ready": True, **view.notes, "digests": view.digests()}, 30)
+    except StateAway as error:
+        return said | {"ready": False, "reason": str(error)}
 
 
 async def ensure_collection(settings: Settings) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from devmentor.pbml.rebuild import AWAY, Progress, Rebuild, read_progress
 from devmentor.pbml.reconcile import Reconciler
 from devmentor.pbml.retention import Retention
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.state import source
+from devmentor.pbml.state.metrics import PRUNED
 from devmentor.pbml.store import maintenance, points, removal
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ _SWEEP = 500
 _SWEEP_S = 30.0
 _REBUILD_STEP_S = 60.0
 _COUNT_EVERY_S = 60.0
+_PRUNE_EVERY_S = 60.0
+_CHANGES_KEPT_S = 900.0
+"""After a failover replicas read what is left of the log once more: longer than one takes."""
 _LOST_SHARE = 0.5
 """An index with less than this share of the live chunks lost its collection, whoever made the one that is there."""
 
@@ -45,7 +50,7 @@ class Maintenance:
         self._rebuild = Rebuild(database, index, holder, settings.rebuild_page)
         self._reconciler = Reconciler(database, index, holder, settings.reconcile_points)
         self._retention = Retention(settings, database, holder)
-        self._count_at = 0.0
+        self._count_at = self._prune_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled. What is away is tried again in the next round."""
@@ -71,6 +76,7 @@ class Maintenance:
             await self._reconciler.step()
         await self._retention.step()
         await self._sweep()
+        await self._prune_changes()
 
     async def _look_at_index(self) -> None:
         """Notice a lost collection, also where somebody has made it anew, and have it filled from the ledger."""
@@ -103,6 +109,15 @@ class Maintenance:
             await self._remove(found)
             if len(found) < _SWEEP:
                 break
+
+    async def _prune_changes(self) -> None:
+        """Forget changes that every replica's state has, or that are too old to be waited for."""
+        if time.monotonic() < self._prune_at:
+            return
+        done = await self._db.write(lambda c: source.prune(c, _CHANGES_KEPT_S, self._s.state_log_hours * 3600))
+        PRUNED.inc(done.value)
+        if done.value < source.PRUNE_BATCH:
+            self._prune_at = time.monotonic() + _PRUNE_EVERY_S
 
     async def _remove(self, found: list[tuple[str, str, int]]) -> None:
         for tenant, group in itertools.groupby(found, key=lambda deletion: deletion[0]):

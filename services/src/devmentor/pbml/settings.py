@@ -118,7 +118,20 @@ class Settings(ServiceSettings):
     summary_settled_s: float = Field(default=60.0, ge=0, description="age of a turn before its conversation is noted")
     summary_max_attempts: int = Field(default=5, ge=1, description="failures in a row until a conversation is parked")
 
+    # The local state, which answers fetches while PostgreSQL is away
+    state_dir: Path | None = Field(default=None, description="its directory; without, none is kept")
+    state_poll_s: float = Field(default=0.5, gt=0, description="between two looks at what changed")
+    state_publish_s: float = Field(default=5.0, gt=0, description="between two comparisons with other replicas")
+    state_compare_s: float = Field(default=5.0, gt=0, description="between two comparisons with PostgreSQL")
+    state_compare_documents: int = Field(default=200, ge=1, le=10_000, description="of one such comparison")
+    state_checkpoint_s: float = Field(default=1800.0, gt=0)
+    state_checkpoints: int = Field(default=3, ge=1, le=100, description="that are kept")
+    state_log_hours: float = Field(default=24.0, ge=1, description="a replica that was away for longer loads all anew")
+
     # Fetch
+    fetch_state_chunks: int = Field(
+        default=20_000, ge=0, description="chunks of a tenant whose vectors are compared one by one, from the state"
+    )
     fetch_timeout_s: float = Field(default=2.0, gt=0, description="query embedding and index search, each")
     fetch_words_timeout_ms: int = Field(default=500, ge=1, description="each statement of the full-text search")
     fetch_words_candidates: int = Field(default=200, ge=1, description="chunks that are read and ranked by their words")

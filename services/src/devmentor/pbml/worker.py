@@ -23,6 +23,7 @@ from devmentor.pbml.index import Index
 from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.state.follow import Follower
 from devmentor.pbml.store import idempotency, operations, usage, versions
 from devmentor.pbml.summaries import Folder
 
@@ -68,6 +69,8 @@ class Worker:
             if settings.summary_urls
             else None
         )
+        directory = settings.state_dir
+        self._follower = Follower(settings, self.database, directory) if directory is not None else None
         self._running = False
         self._worker_id: int | None = None
         self._under_way: set[int] = set()
@@ -97,6 +100,8 @@ class Worker:
             ]
             if self._folder is not None:
                 tasks.append(asyncio.create_task(self._folder.run(), name="summaries"))
+            if self._follower is not None:
+                tasks.append(asyncio.create_task(self._follower.run(), name="state"))
             try:
                 yield
             finally:

@@ -37,7 +37,6 @@ TABLES = """
 """
 
 
-
 def _unnested(found: re.Match) -> str:
     """Arrays side by side, as a table."""
     names = found[3].split(", ")

@@ -286,9 +286,7 @@ async def test_every_route_is_in_the_document_with_all_that_a_client_needs(api):
         assert named == {part.strip("{}") for part in path.split("/") if part.startswith("{")}
         for status, answer in operation["responses"].items():
             assert answer["content"], (method, path, status)
-    assert set(_refs(described)) <= {
-        f"#/components/schemas/{name}" for name in described["components"]["schemas"]
-    }
+    assert set(_refs(described)) <= {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
 
 
 def _refs(part):

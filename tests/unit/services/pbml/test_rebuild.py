@@ -33,9 +33,7 @@ class Points:
 
     async def remove(self, tenant, document_id, up_to) -> None:
         self.points = {
-            name: key
-            for name, key in self.points.items()
-            if not (key[:2] == (tenant, document_id) and key[2] <= up_to)
+            name: key for name, key in self.points.items() if not (key[:2] == (tenant, document_id) and key[2] <= up_to)
         }
 
     async def present(self, ids):

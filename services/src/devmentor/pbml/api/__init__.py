@@ -6,9 +6,11 @@ from starlette.applications import Starlette
 
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
+from devmentor.pbml.api import digest
 from devmentor.pbml.api.admin import Admin
 from devmentor.pbml.api.context import Context
 from devmentor.pbml.api.conversations import Conversations
+from devmentor.pbml.api.digest import Digest
 from devmentor.pbml.api.documents import Documents
 from devmentor.pbml.api.openapi import Endpoint, document
 from devmentor.pbml.api.pins import Pins
@@ -29,6 +31,7 @@ def endpoints(service: Service) -> list[Endpoint]:
         *Context(service).endpoints(),
         *Pins(service).endpoints(),
         *UsageReport(service).endpoints(),
+        *Digest(service).endpoints(),
         *Admin(service, openapi).endpoints(),
     ]
 
@@ -64,9 +67,11 @@ def application(settings: Settings) -> Starlette:
                 service.embedder,
                 settings.replica,
                 service.spool.spool if service.spool is not None else None,
+                fetches_without=service.state is not None,
             ),
             Check("workers", worker, required=False),
             Check("tokens", counted_by, required=False),
+            *digest.checks(service),
         ],
     )
     return create_app(

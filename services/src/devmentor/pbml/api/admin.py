@@ -32,9 +32,7 @@ class Admin:
             Endpoint(
                 "GET", "/v1/export", self.export, "Everything of the tenant, one JSON object a line", 200, answer=None
             ),
-            Endpoint(
-                "GET", "/v1/openapi.json", self.get_openapi, "This document", 200, answers.OpenApi, public=True
-            ),
+            Endpoint("GET", "/v1/openapi.json", self.get_openapi, "This document", 200, answers.OpenApi, public=True),
         ]
 
     @cached_property

@@ -224,6 +224,16 @@ class ContextVersion(_Answer):
     context_version: str
 
 
+class StateDigest(_Answer):
+    """What this replica's local state has of the tenant. Equal positions have equal digests, on every replica."""
+
+    replica: str
+    position: Annotated[str | None, Field(description="null while the state is not comparable: a moment later it is")]
+    digest: Annotated[str, Field(description="256 bits in hexadecimal; no documents are 0")]
+    documents: int
+    synced_at: Time
+
+
 class OpenApi(BaseModel):
     """An OpenAPI 3.1 document."""
 

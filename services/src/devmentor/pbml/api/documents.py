@@ -55,9 +55,7 @@ class Documents:
                 errors=(404, 409),
                 idempotent=True,
             ),
-            Endpoint(
-                "GET", one, self.get_document, "How far it is", 200, answers.DocumentStatus, errors=(404,)
-            ),
+            Endpoint("GET", one, self.get_document, "How far it is", 200, answers.DocumentStatus, errors=(404,)),
             Endpoint(
                 "DELETE",
                 one,

@@ -25,6 +25,8 @@ from devmentor.pbml.quota import QuotaCheck
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.spool.entry import Entry
 from devmentor.pbml.spool.writes import Spooled, SpooledWrites
+from devmentor.pbml.state.fetch import StateContext, WithState
+from devmentor.pbml.state.reader import Reader
 from devmentor.pbml.store import idempotency, spooled
 from devmentor.pbml.store.acceptance import Accepted
 
@@ -49,7 +51,11 @@ class Service:
         self.embedder = make_embedder(settings)
         self.queue = jobs.create(procrastinate.PsycopgConnector())
         self.counter = tokens.counter(settings.tokenizer_file, settings.bytes_per_token)
-        self.context = ContextService(settings, self.database, self.index, self.embedder, self.counter)
+        self.state = Reader(settings.state_dir) if settings.state_dir is not None else None
+        parts = (settings, self.database, self.index, self.embedder, self.counter)
+        self.context: ContextService | WithState = ContextService(*parts, self.state)
+        if self.state is not None:
+            self.context = WithState(self.context, StateContext(*parts, self.state))
         self.spool = SpooledWrites.of(settings, self.database, self.queue, self.keys.has)
 
     @asynccontextmanager

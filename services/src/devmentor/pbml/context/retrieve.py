@@ -9,10 +9,11 @@ from dataclasses import replace
 from devmentor.pbml.context.fuse import Found, Key, Piece, ranked
 from devmentor.pbml.db import Database, DatabaseUnavailable
 from devmentor.pbml.embedder import Embedder, EmbedderUnavailable, TextRefused, Vector, cosine
-from devmentor.pbml.index import Index, IndexUnavailable
+from devmentor.pbml.index import Hit, Index, IndexUnavailable
 from devmentor.pbml.models import ContextRequest
 from devmentor.pbml.preprocess import embedding_input, prepare, words
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.state.reader import Reader, Scope, StateAway
 from devmentor.pbml.store import chunks
 from devmentor.pbml.store import words as full_text
 from devmentor.pbml.store.chunks import LiveChunk
@@ -26,11 +27,14 @@ _FREQUENCIES_S = 300.0
 class Sources:
     """Each method answers with nothing, and adds its name to `degraded`, where its source is away or too slow."""
 
-    def __init__(self, settings: Settings, database: Database, index: Index, embedder: Embedder) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, index: Index, embedder: Embedder, state: Reader | None = None
+    ) -> None:
         self._s = settings
         self._db = database
         self._index = index
         self._embedder = embedder
+        self._state = state
         self._frequencies = full_text.Frequencies()
         self._frequencies_until = 0.0
 
@@ -45,9 +49,20 @@ class Sources:
 
     async def dense(self, tenant: str, request: ContextRequest, vector: Vector, degraded: list[str]) -> list[Found]:
         """The nearest chunks that PostgreSQL says are live, with their cosine."""
+        hits = await self._nearest(tenant, request, vector, degraded)
+        return ranked(Found(piece(row), "index", row.score) for row in await self._live(tenant, hits))
+
+    async def _live(self, tenant: str, hits: Sequence[Hit]) -> list[LiveChunk]:
+        if not hits:
+            return []
+        async with self._db.read() as c:
+            return await chunks.live_chunks(c, tenant, hits)
+
+    async def _nearest(self, tenant: str, request: ContextRequest, vector: Vector, degraded: list[str]) -> list[Hit]:
+        """By Qdrant; by this replica's state where that is away and there is one."""
         try:
             async with asyncio.timeout(self._s.fetch_timeout_s):
-                hits = await self._index.search(
+                return await self._index.search(
                     tenant,
                     vector,
                     limit=self._s.fetch_candidates,
@@ -57,10 +72,13 @@ class Sources:
                 )
         except (IndexUnavailable, TimeoutError) as error:
             _without("index", error, degraded)
+        if self._state is None:
             return []
-        async with self._db.read() as c:
-            live = await chunks.live_chunks(c, tenant, hits)
-        return ranked(Found(_piece(row), "index", row.score) for row in live)
+        try:
+            return await asyncio.to_thread(_nearest_in_state, self._state, self._s, tenant, request, vector)
+        except StateAway as error:
+            log.warning("no state to search in", extra={"reason": str(error)})
+            return []
 
     async def by_words(
         self, tenant: str, request: ContextRequest, degraded: list[str], common: int | None = None
@@ -90,7 +108,7 @@ class Sources:
         except DatabaseUnavailable as error:
             _without("full_text", error, degraded)
             return []
-        return [Found(_piece(row), "full_text", row.score) for row in rows]
+        return [Found(piece(row), "full_text", row.score) for row in rows]
 
     async def pending_pieces(self, pending: Sequence[Pending]) -> list[Piece]:
         """Acknowledged versions that the index does not have yet, chunked here and now."""
@@ -135,11 +153,25 @@ class Sources:
         wanted = [(*key, 0.0) for key in keys if key[:2] not in versions]
         if not wanted:
             return have
-        async with self._db.read() as c:
-            return have + [_piece(row) for row in await chunks.live_chunks(c, tenant, wanted)]
+        return have + [piece(row) for row in await self._live(tenant, wanted)]
 
 
-def _piece(row: LiveChunk) -> Piece:
+def _nearest_in_state(
+    state: Reader, settings: Settings, tenant: str, request: ContextRequest, vector: Vector
+) -> list[Hit]:
+    with state.reading(settings.fetch_timeout_s) as view:
+        return view.nearest(
+            Scope(tenant, request.conversation_id, request.filters.document_ids),
+            vector,
+            sorted(words(request.query)),
+            limit=settings.fetch_candidates,
+            min_score=settings.fetch_min_score,
+            most=settings.fetch_state_chunks,
+        )
+
+
+def piece(row: LiveChunk) -> Piece:
+    """A chunk of the ledger, for a ranking."""
     return Piece(
         row.document_id, row.version, row.chunk, row.kind, row.title, row.section, row.body, row.start, row.end
     )

@@ -19,6 +19,7 @@ from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import ContextRequest, spooled_id, watermark_seq
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.state.reader import Reader
 from devmentor.pbml.store import generations, ledger, maintenance, pins, spooled, summaries
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.store.pins import Pin
@@ -58,12 +59,20 @@ class ContextService:
     """Answers POST /v1/context."""
 
     def __init__(
-        self, settings: Settings, database: Database, index: Index, embedder: Embedder, counter: TokenCounter
+        self,
+        settings: Settings,
+        database: Database,
+        index: Index,
+        embedder: Embedder,
+        counter: TokenCounter,
+        state: Reader | None = None,
     ) -> None:
         self._s = settings
         self._db = database
-        self._sources = Sources(settings, database, index, embedder)
+        self._sources = Sources(settings, database, index, embedder, state)
         self._counter = counter
+        # With a state there is something better than to wait.
+        self._read_timeout_s = settings.fetch_timeout_s if state is not None else None
 
     async def fetch(self, tenant: str, request: ContextRequest) -> dict[str, Any]:
         """The response's body. ApiError 409 where the watermark is not in this ledger."""
@@ -93,7 +102,7 @@ class ContextService:
 
     async def _read_state(self, tenant: str, request: ContextRequest) -> _State:
         conversation = request.conversation_id
-        async with self._db.read() as c:
+        async with self._db.read(self._read_timeout_s) as c:
             documents, turns_generation = await generations.current(c, tenant, conversation)
             pinned = await pins.listed(c, tenant, conversation, tenants_too=True)
             pending: list[Pending] = []
@@ -175,9 +184,7 @@ class ContextService:
         shown = {turn.document_id for turn in turns}
         hits = [hit for hit in hits if hit.piece.document_id not in shown]
         neighbours = await self._sources.beside(tenant, beside(hits[: self._s.fetch_neighbours]), pending)
-        passages = await self._counted(
-            (hit.piece.text for hit in hits), lambda: fit(hits, neighbours, left, counter)
-        )
+        passages = await self._counted((hit.piece.text for hit in hits), lambda: fit(hits, neighbours, left, counter))
         SERVED.labels("pin").inc(len(pinned))
         SERVED.labels("summary").inc(len(summarised))
         for passage in passages:

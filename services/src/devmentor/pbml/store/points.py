@@ -13,6 +13,7 @@ Key = tuple[str, str, int, int]
 
 FIRST: Key = ("", "", 0, -1)
 
+
 @dataclass(frozen=True, slots=True)
 class WantedChunk:
     """A chunk that the index should have."""

@@ -81,9 +81,7 @@ def plan(
     found.append("(" + " | ".join(_quoted(word) for word in rare) + ")")
     scope = _scope(tenant, conversation_id, document_ids)
     # A tier leaves out what the one before it has found already.
-    tiers = [
-        f"{scope} & {tier}" + (f" & !{found[number - 1]}" if number else "") for number, tier in enumerate(found)
-    ]
+    tiers = [f"{scope} & {tier}" + (f" & !{found[number - 1]}" if number else "") for number, tier in enumerate(found)]
     return Plan(tiers, {word: frequencies.weight(word) for word in known})
 
 
@@ -159,7 +157,7 @@ async def search(c: Connection, tenant: str, wanted: Plan, *, candidates: int, l
         f"WITH found AS MATERIALIZED (SELECT * FROM ({' UNION ALL '.join(tiers)}) tiers LIMIT %(candidates)s),"  # noqa: S608
         " live AS MATERIALIZED (SELECT k.*, to_tsvector('simple', k.body) AS words FROM found f"
         " JOIN live_chunks k USING (tenant, document_id, version, chunk) WHERE k.tenant = %(tenant)s)"
-        " SELECT document_id, version, chunk, section, title, body, kind, start_char AS start, end_char AS \"end\","
+        ' SELECT document_id, version, chunk, section, title, body, kind, start_char AS start, end_char AS "end",'
         " ts_rank_cd(words, %(any)s::tsquery, 32) + (SELECT coalesce(sum(w.weight), 0)"
         " FROM unnest(%(words)s::text[], %(weights)s::float8[]) AS w(word, weight)"
         " WHERE live.words @@ w.word::tsquery) AS score"

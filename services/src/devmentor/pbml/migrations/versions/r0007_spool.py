@@ -3,7 +3,7 @@
 from devmentor.pbml.migrations.run import execute
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 
 def upgrade() -> None:
