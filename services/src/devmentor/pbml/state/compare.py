@@ -52,7 +52,10 @@ class Walk:
         differ = sorted(key for key in {*truth, *mine} if truth.get(key) != mine.get(key))
         if differ:
             metrics.MISMATCHES.labels("postgres").inc(len(differ))
-            log.error("documents differ from PostgreSQL", extra={"tenant": tenant, "documents": differ[:10]})
+            log.error(
+                "documents differ from PostgreSQL",
+                extra={"tenant": tenant, "documents": [name for _, name in differ[:10]]},
+            )
             await in_thread(partial(_rewrite, file, await source.entries(c, differ, {})))
         metrics.COMPARED.inc(len(truth))
         if last is None:
