@@ -180,7 +180,7 @@ async def test_after_a_failover_nothing_is_missed_though_numbers_of_transactions
         for number in range(5):
             await new.do(ingest, f"new{number}", f"text {number}")
         found = mismatches("postgres")
-        async with Replica(new.conninfo, tmp_path / "one") as one:
+        async with Replica(new.conninfo, tmp_path / "one", state_compare_documents=1) as one:
             await one.settle()
             assert one.path == before, "it is not loaded anew"
             assert mismatches("postgres") == found + 1, "the log has all but the lost one, which the walk finds"

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 from state_world import BIN, Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
 
+from devmentor.pbml import schema
 from devmentor.pbml.state import source
 from devmentor.pbml.store import pins
 from devmentor.pbml.store.generations import shard_of
@@ -191,3 +192,15 @@ async def test_a_load_goes_on_where_it_was_killed(ledger, tmp_path, monkeypatch)
         await one.settle()
         assert one.path == before
         assert one.file.digests() == await truth(ledger)
+
+
+async def test_the_revision_goes_back_and_forth_while_documents_are_written(ledger):
+    await ledger.do(ingest, "a", "one")
+    schema.migrate(ledger.conninfo, "0005")
+    await ledger.do(ingest, "a", "two")
+    schema.migrate(ledger.conninfo, "head")
+    await ledger.do(ingest, "a", "three")
+    async with ledger.transaction() as c:
+        found = await source.changed(c, source.BEFORE_ALL, 100)
+    assert found.documents == [("t", "a")]
+    assert [seq for seq, _tenant in found.seqs] == [3]

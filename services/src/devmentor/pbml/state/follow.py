@@ -54,7 +54,7 @@ class Follower:
         self._walk = Walk(settings.state_compare_documents)
         self._suspected: dict[str, float] = {}
         self._copying: asyncio.Task[None] | None = None
-        metrics.ENABLED.set(1)
+        metrics.CHECKPOINT_EVERY.set(settings.state_checkpoint_s)
         metrics.BEHIND.set_function(lambda: time.monotonic() - (self._synced or self._began))
 
     async def run(self) -> None:
@@ -102,6 +102,7 @@ class Follower:
 
     def _open(self) -> StateFile:
         """The file that was in use, else the newest whole checkpoint, else an empty one."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         place.tidy(self._directory)
         used = place.current(self._directory)
         if used is not None:

@@ -4,7 +4,9 @@ from prometheus_client import Counter, Gauge
 
 BEHIND = Gauge("pbml_state_behind_seconds", "Since the state was last all that PostgreSQL had; 0 where there is none")
 READY = Gauge("pbml_state_ready", "1 where the state can answer fetches, 0 while it is loaded or not kept")
-ENABLED = Gauge("pbml_state_enabled", "1 where this replica keeps a state")
+CHECKPOINT_EVERY = Gauge(
+    "pbml_state_checkpoint_interval_seconds", "Between two checkpoints; 0 where this replica keeps no state"
+)
 DOCUMENTS = Gauge("pbml_state_documents", "Documents and turns in the state")
 POSITION = Gauge("pbml_state_position", "Newest transaction of the change log that is in the state")
 BYTES = Gauge("pbml_state_bytes", "The state's file and its log")
