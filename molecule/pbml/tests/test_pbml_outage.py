@@ -39,5 +39,5 @@ def test_nothing_is_lost_and_what_is_known_is_told_while_postgresql_is_away(host
 
     host.check_output("nft delete table inet cut")
     until(lambda: ask("GET", f"/v1/documents/{new}", to=ask.hosts[-1]).json.get("status") == "live", 90)
-    again = ask("POST", "/v1/context", query)
-    assert (again.status, again.json["degraded"]) == (200, False), again.text
+    # This host's connections come back by themselves.
+    until(lambda: ask("POST", "/v1/context", query).json["degraded"] is False, 60)
