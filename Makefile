@@ -18,7 +18,8 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
-	vm-postgres bench-failover bench-semantic-cache bench-qwen clean
+	chaos-pbml chaos-qwen vm-postgres bench-failover bench-semantic-cache bench-qwen bench-qwen-memory bench-affinity \
+	bench-pbml bench-pbml-short clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +95,13 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
 
+chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all; writes docs/pbml-chaos.md
+	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) --write-docs
+
+chaos-qwen: venv ## what clients of the whole platform see of each fault: ROUNDS=1 SEED=1 FAULT=all RATE=4 KEEP=1 (the running lab)
+	@$(vault) python -m tests.chaos.qwen.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
+	  --rate $(or $(RATE),4) --inventory $(INVENTORY) $(if $(KEEP),--keep)
+
 vm-postgres: venv ## a virtual machine's power fails: the agent's fsync, beside controls without; ROUNDS=5 SEED=1
 	@python -m tests.vm.run --install-prerequisites --rounds $(or $(ROUNDS),5) --seed $(or $(SEED),1) $(ARGS)
 
@@ -106,6 +114,19 @@ bench-semantic-cache: venv models ## false hits of QWEN's semantic cache: PACKAG
 
 bench-qwen: venv ## what QWEN adds to a request, beside LiteLLM: RATE=50 DURATION=60; writes docs/qwen-bench.md
 	@PYTHONPATH=services/src python -m tests.bench.qwen.run --rate $(or $(RATE),50) --seconds $(or $(DURATION),60)
+
+bench-qwen-memory: venv ## memory of QWEN and LiteLLM under the same load: MINUTES=30 RATE=20; writes docs/qwen-bench.md
+	@PYTHONPATH=services/src python -m tests.bench.qwen.memory --minutes $(or $(MINUTES),30) --rate $(or $(RATE),20)
+
+bench-affinity: venv ## conversations on one instance beside round robin: CONVERSATIONS=6 TURNS=6 ROUNDS=3 KEEP=1 (the running lab)
+	@$(vault) python -m tests.bench.affinity.run --rounds $(or $(ROUNDS),3) --conversations $(or $(CONVERSATIONS),6) \
+	  --turns $(or $(TURNS),6) --inventory $(INVENTORY) $(if $(KEEP),--keep)
+
+bench-pbml: venv models ## PBML beside mem0 and bare calls: SIZES=1000,10000 REAL=5000; writes docs/pbml-bench.md
+	@PYTHONPATH=services/src python -m tests.bench.pbml.run --sizes $(or $(SIZES),1000,10000) --real $(or $(REAL),5000) $(ARGS)
+
+bench-pbml-short: venv models ## the same in a few minutes; writes nothing
+	@PYTHONPATH=services/src python -m tests.bench.pbml.run --short-form --only-look $(ARGS)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache

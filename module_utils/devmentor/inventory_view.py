@@ -33,6 +33,8 @@ _TEMPLATED_DEFAULTS = (
     "devmentor_zone",
     "llamacpp_instances",
     "postgres_bootstrap_primary",
+    "qwen_api_keys",
+    "qwen_database_hosts",
 )
 
 _VAULT_REFERENCE = re.compile(r"\b(vault_\w+)\b(?!\s*\|\s*(?:ansible\.builtin\.)?(?:default|d)\b)")

@@ -11,6 +11,7 @@ from .platform_model import Platform
 from .preflight_artifacts import check_artifacts
 from .preflight_budgets import check_budgets
 from .preflight_problems import Problem
+from .preflight_tenants import check_tenant_limits
 from .preflight_topology import (
     check_addresses,
     check_bootstrap_primary,
@@ -33,6 +34,7 @@ def inspect(platform: Platform) -> list[Problem]:
             check_addresses,
             check_variables,
             check_budgets,
+            check_tenant_limits,
             check_secrets,
             check_artifacts,
         )

@@ -38,7 +38,11 @@ def _judge(host: Host, tenant: str, limits: Any) -> list[Problem]:
     what = f"{_WHAT}.{tenant}"
     problems = []
     keys = host.values.get("qwen_api_keys")
-    if isinstance(keys, c.Mapping) and tenant not in keys:
+    if not isinstance(keys, c.Mapping):
+        if "qwen_api_keys" not in host.errors:  # which is reported by itself
+            remedy = "leave it at its default, or give {tenant: key}"
+            problems.append(Problem((host.name,), "qwen_api_keys", f"is no mapping, and {_WHAT} go by it", remedy))
+    elif tenant not in keys:
         close = difflib.get_close_matches(tenant, [str(key) for key in keys], 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         remedy = "name a tenant of devmentor_tenants, or add it there and run make secrets"

@@ -6,7 +6,7 @@ The tests build on each other (a deployment takes minutes), so each needs `deplo
 from __future__ import annotations
 
 import json
-import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,10 +15,12 @@ import pytest
 from tests.chaos.postgres.cluster import Cluster, leader_of, wait_until
 from tests.integration import secrecy, verify_table
 from tests.integration.conftest import RESULTS
+from tests.integration.qwen_instance import ask_instance
 from tools import ask
 from tools.inventory_vars import Inventory
 from tools.lab_run import deploy, prepare
-from tools.runs import lab, lab_command, load_average, playbook, record
+from tools.runs import lab, load_average, playbook, record
+from tools.runs import run as run_command
 
 pytestmark = pytest.mark.lab
 
@@ -75,19 +77,9 @@ def test_deploy_again_changes_nothing_and_is_quick(deployed: Path) -> None:
 
 def trace(inventory: Path, request_id: str) -> dict[str, object]:
     """The trace of a request, from whichever QWEN instance served it (an administrator's view, on the host itself)."""
-    reader = Inventory(inventory)
-    instances = reader.hosts("qwen")
-    key = str(reader.value(instances[0], "vault_admin_api_key"))
-    tls = "/etc/devmentor/tls"
+    instances = Inventory(inventory).hosts("qwen")
     for host in instances:
-        # The key goes in on standard input: an argument would be in the host's process list.
-        answer = subprocess.run(
-            lab_command(inventory, "exec", host, "--", "curl", "--silent", "--config", "-"),
-            input=f'url = "https://{host}:8080/v1/traces/{request_id}"\nheader = "Authorization: Bearer {key}"\n'
-            f'cacert = "{tls}/ca.crt"\ncert = "{tls}/host.crt"\nkey = "{tls}/host.key"\n',
-            capture_output=True, text=True, timeout=30, check=True,
-        )  # fmt: skip
-        found = json.loads(answer.stdout)
+        found = ask_instance(inventory, host, f"/v1/traces/{request_id}")
         if "error" not in found:
             return dict(found)
     pytest.fail(f"no QWEN instance of {instances} has a trace of request {request_id}")
@@ -102,6 +94,28 @@ def test_the_document_is_in_the_engines_prompt_and_the_second_answer_from_the_ca
     assert result["served_by"][1].startswith("cache")
     assert result["same_answer"]
     assert result["document"] in json.dumps(trace(deployed, result["request_id"]), ensure_ascii=False)
+
+
+def test_the_official_client_works_with_base_url_key_and_ca_alone(deployed: Path, tmp_path: Path) -> None:
+    """Told by the environment alone, as its users do it: no header, no certificate of ours, no special case."""
+    client = ask.client_of(Inventory(deployed))
+    ca = tmp_path / "ca.pem"
+    ca.write_text(client.ca)
+    env = {"OPENAI_BASE_URL": f"https://{client.host}/v1", "OPENAI_API_KEY": client.key, "SSL_CERT_FILE": str(ca)}
+    done = run_command(sys.executable, "-m", "tests.integration.official_client", env=env, timeout=300).require()
+    found = json.loads(done.output.splitlines()[-1])
+    print(f"\n{found}")
+    assert found["whole"]["text"]
+    assert found["served_by"] == "engine"
+    assert found["stream"]["text"]
+    assert found["stream"]["finish"] in ("stop", "length")
+    assert found["stream"]["tokens"] > 0
+    # The lab's random model calls no tool: what it does with them is tested in unit/services/qwen.
+    assert found["tools"]["finish"] in ("stop", "length", "tool_calls")
+    assert found["tools_stream"]["finish"] in ("stop", "length", "tool_calls")
+    assert found["completion"]
+    assert found["embedding"] == 384
+    assert (found["no_such_model"], found["no_such_key"]) == ("NotFoundError", "AuthenticationError")
 
 
 def test_check_and_diff_on_deployed_hosts_report_no_change(deployed: Path) -> None:

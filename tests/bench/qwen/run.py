@@ -26,6 +26,7 @@ from tests.chaos.postgres.run import commit
 from tools.runs import ROOT
 
 RESULT = ROOT / ".cache" / "bench" / "qwen.json"
+KINDS = ("fresh", "first_token", "cached")
 _CONNECTIONS = 32  # of the saturating load
 
 
@@ -34,9 +35,11 @@ class Client:
 
     def __init__(self, session: aiohttp.ClientSession, system: Running) -> None:
         self._session = session
+        self._rest: set[asyncio.Task[None]] = set()
         self._url = f"{system.url}/v1/chat/completions"
         self._headers = {"Authorization": f"Bearer {KEY}"}
         self._sent = 0
+        self.broken = 0  # streams without their end
 
     async def ask(self, question: str) -> bool:
         body = {"model": MODEL, "messages": [{"role": "user", "content": question}]}
@@ -47,8 +50,33 @@ class Client:
             return False
 
     async def fresh(self, _number: int) -> bool:
+        return await self.ask(self._question())
+
+    def _question(self) -> str:
         self._sent += 1
-        return await self.ask(f"Question {os.getpid()} {self._sent} {time.time_ns()}?")
+        return f"Question {os.getpid()} {self._sent} {time.time_ns()}?"
+
+    async def first_token(self, _number: int) -> bool:
+        """Until the first word of a streamed answer; the rest is read after that."""
+        messages = [{"role": "user", "content": self._question()}]
+        body = {"model": MODEL, "messages": messages, "stream": True}
+        answer = await self._session.post(self._url, json=body, headers=self._headers)
+        word = json.dumps(TEXT.split(" ")[0]).encode()[:-1]
+        async for line in answer.content:
+            if word in line:
+                task = asyncio.create_task(self._read_on(answer))
+                self._rest.add(task)
+                task.add_done_callback(self._rest.discard)
+                return answer.status == 200
+        answer.release()
+        return False
+
+    async def _read_on(self, answer: aiohttp.ClientResponse) -> None:
+        try:
+            whole = b"[DONE]" in await answer.read()
+        except (aiohttp.ClientError, TimeoutError):
+            whole = False
+        self.broken += not whole
 
     async def same(self, _number: int) -> bool:
         return await self.ask("The same question as ever?")
@@ -69,13 +97,13 @@ async def saturate(client: Client, system: Running, seconds: float) -> dict[str,
     return {"per_second": right / took, "per_core_second": right / used if used else 0.0, "cpu_s": used}
 
 
-def summary(outcomes: Sequence[load.Outcome]) -> dict[str, Any]:
+def summary(outcomes: Sequence[load.Outcome], broken: int = 0) -> dict[str, Any]:
     latencies = [latency for outcome in outcomes for latency in outcome.latencies_s]
     return {
         "p50_ms": load.percentile(latencies, 0.5) * 1000,
         "p99_ms": load.percentile(latencies, 0.99) * 1000,
         "right": len(latencies),
-        "failed": sum(outcome.failed for outcome in outcomes),
+        "failed": sum(outcome.failed for outcome in outcomes) + broken,
         "generator_behind_ms": max(outcome.behind_s for outcome in outcomes) * 1000,
     }
 
@@ -86,6 +114,7 @@ async def measure(systems: Sequence[Running], rate: float, seconds: float, round
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
         clients = {system.name: Client(session, system) for system in systems}
         fresh: dict[str, list[load.Outcome]] = {system.name: [] for system in systems}
+        streams: dict[str, list[load.Outcome]] = {system.name: [] for system in systems}
         cached: dict[str, list[load.Outcome]] = {system.name: [] for system in systems}
         memory: dict[str, list[float]] = {system.name: [] for system in systems}
         for system in systems:
@@ -94,6 +123,7 @@ async def measure(systems: Sequence[Running], rate: float, seconds: float, round
             for system in systems:
                 client = clients[system.name]
                 fresh[system.name].append(await load.run(client.fresh, rate, seconds / rounds))
+                streams[system.name].append(await load.run(client.first_token, rate, seconds / rounds))
                 await client.same(0)
                 cached[system.name].append(await load.run(client.same, rate, seconds / rounds))
                 memory[system.name].append(system.memory_mib())
@@ -102,6 +132,7 @@ async def measure(systems: Sequence[Running], rate: float, seconds: float, round
             memory[system.name].append(system.memory_mib())
             found[system.name] = {
                 "fresh": summary(fresh[system.name]),
+                "first_token": summary(streams[system.name], broken=clients[system.name].broken),
                 "cached": summary(cached[system.name]),
                 "saturated": full,
                 "memory_mib": memory[system.name],
@@ -130,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
         report.write(RESULT)
-    return 1 if any(system[kind]["failed"] for system in found.values() for kind in ("fresh", "cached")) else 0
+    return 1 if any(system[kind]["failed"] for system in found.values() for kind in KINDS) else 0
 
 
 if __name__ == "__main__":

@@ -86,9 +86,10 @@ def test_a_lock_with_a_malicious_release_is_refused(tmp_path: Path, monkeypatch:
 def test_the_table_takes_the_floor_off() -> None:
     def system(p50: float, p99: float) -> dict[str, Any]:
         times = {"p50_ms": p50, "p99_ms": p99, "failed": 0, "generator_behind_ms": 0.5}
-        return {"fresh": times, "cached": times, "saturated": {"per_core_second": 900.0}, "memory_mib": [80.0, 81.0]}
+        kinds = {"fresh": times, "first_token": {**times, "p50_ms": p50 + 0.25, "failed": 1}, "cached": times}
+        return {**kinds, "saturated": {"per_core_second": 900.0}, "memory_mib": [80.0, 81.0]}
 
     result = {"systems": {"floor": system(1, 2), "qwen": system(2.5, 6)}, "rate": 5, "seconds": 9, "cores": 2}
     text = report.table({**result, "load_before": 0.1, "commit": "abc"})
-    assert "| QWEN | 2.50 | 6.00 | 1.50 | 4.00 | 6.00 | 900 | 80 to 81 | 0 | 0.5 |" in text
+    assert "| QWEN | 2.50 | 6.00 | 1.50 | 4.00 | 1.50 | 4.00 | 6.00 | 900 | 80 to 81 | 1 | 0.5 |" in text
     assert report.picture(result).count("<rect") == 1 + 4

@@ -140,6 +140,11 @@ class TenantKeys:
         """Whether any key has a budget."""
         return any(tenant.budget is not None for _, tenant in self._entries)
 
+    def has(self, name: str) -> bool:
+        """Whether a tenant of this name has a key."""
+        self._refresh()
+        return any(tenant.name == name for _, tenant in self._entries)
+
     def lookup(self, key: str) -> Tenant | None:
         """The key's tenant. Every entry is compared, so the time tells nothing about which one matched."""
         self._refresh()

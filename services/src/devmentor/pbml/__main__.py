@@ -44,6 +44,7 @@ def main() -> None:
             done["schema"] = _migrate(settings, arguments.to)
             if arguments.to == "head":
                 done["indexes"] = _ensure_indexes(settings)
+                done["usage"] = _count_usage(settings)
         if command != "migrate":
             done["collection"] = _run(lambda commands: commands.ensure_collection(settings))
         _print({"changed": any(part["changed"] for part in done.values()), **done})
@@ -52,6 +53,9 @@ def main() -> None:
         from devmentor.pbml import api
 
         sys.stdout.write(json.dumps(api.openapi(), indent=1) + "\n")
+        return
+    if command == "spool" and arguments.action == "export":
+        _export_spool(settings)
         return
     _print(_run(lambda commands: _stored(commands, settings, arguments)))
 
@@ -70,13 +74,45 @@ def _stored(commands: Any, settings: Settings, arguments: argparse.Namespace) ->
             if arguments.document is not None and arguments.tenant is None:
                 _fail(2, "--document needs --tenant: names of documents are a tenant's own")
             command = commands.retry(settings, arguments.tenant, arguments.document)
+        case "summaries":
+            command = _summaries(settings, arguments)
         case "state":
             command = commands.state(settings)
         case "delete-tenant":
             command = commands.delete_tenant(settings, arguments.tenant)
+        case "retention":
+            command = commands.retention(settings, dry_run=arguments.dry_run)
+        case "spool":
+            from devmentor.pbml.spool import commands as spool
+
+            command = spool.replay(settings) if arguments.action == "replay" else spool.status(settings)
         case _:
             raise AssertionError(arguments.command)
     return command
+
+
+def _export_spool(settings: Settings) -> None:
+    from devmentor.pbml.commands import CommandFailed
+    from devmentor.pbml.spool import commands
+
+    try:
+        for line in commands.export(settings):
+            sys.stdout.write(f"{line}\n")
+    except CommandFailed as error:
+        _fail(1, str(error))
+
+
+def _summaries(settings: Settings, arguments: argparse.Namespace) -> Command:
+    from devmentor.pbml.summaries import commands
+
+    tenant, conversation = arguments.tenant, arguments.conversation
+    if tenant is None and (conversation is not None or arguments.rebuild):
+        _fail(2, "--conversation and --rebuild need --tenant: names of conversations are a tenant's own")
+    if arguments.rebuild:
+        return commands.rebuild(settings, tenant, conversation)
+    if arguments.retry:
+        return commands.retry(settings, tenant, conversation)
+    return commands.status(settings)
 
 
 def _migrate(settings: Settings, target: str) -> dict[str, Any]:
@@ -94,6 +130,16 @@ def _ensure_indexes(settings: Settings) -> dict[str, Any]:
 
     try:
         done = indexes.ensure(settings.conninfo(session=True, application="pbml-migrate"))
+    except schema.MigrationFailed as error:
+        _fail(1, str(error))
+    return {"changed": bool(done), "done": done}
+
+
+def _count_usage(settings: Settings) -> dict[str, Any]:
+    from devmentor.pbml import counting, schema
+
+    try:
+        done = counting.count_usage(settings.conninfo(session=True, application="pbml-migrate"))
     except schema.MigrationFailed as error:
         _fail(1, str(error))
     return {"changed": bool(done), "done": done}
@@ -142,9 +188,21 @@ def _parser() -> argparse.ArgumentParser:
     retry = commands.add_parser("retry", help="queue versions again that were given up: all, a tenant's or one")
     retry.add_argument("--tenant")
     retry.add_argument("--document")
+    spool = commands.add_parser("spool", help="this host's writes that wait for PostgreSQL")
+    spool.add_argument(
+        "action", choices=("status", "replay", "export"), help="replay: with pbml.service stopped, the parked ones too"
+    )
+    summaries = commands.add_parser("summaries", help="how far summaries of older turns are, and which were given up")
+    what = summaries.add_mutually_exclusive_group()
+    what.add_argument("--retry", action="store_true", help="take up again what was given up")
+    what.add_argument("--rebuild", action="store_true", help="drop them, to be made anew")
+    summaries.add_argument("--tenant")
+    summaries.add_argument("--conversation")
     commands.add_parser("state", help="this host's local state: where it stands, its digests and checkpoints")
     forget = commands.add_parser("delete-tenant", help="delete everything of a tenant that has no key any more")
     forget.add_argument("tenant", help="its name: nothing asks again")
+    expire = commands.add_parser("retention", help="remove what is older than its tenant keeps, as the workers do")
+    expire.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     commands.add_parser("ensure-collection", help="create the Qdrant collection if missing, compare it otherwise")
     commands.add_parser("prepare", help="migrate to head and ensure-collection").set_defaults(to="head")
     return parser

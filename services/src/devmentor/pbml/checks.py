@@ -5,18 +5,26 @@ from devmentor.pbml.db import Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.spool.spool import Spool
 from devmentor.pbml.store import operations
 
 
 def dependencies(
-    settings: Settings, database: Database, index: Index, embedder: Embedder, name: str, required: bool = True
+    settings: Settings,
+    database: Database,
+    index: Index,
+    embedder: Embedder,
+    name: str,
+    spool: Spool | None = None,
+    *,
+    fetches_without: bool = False,
 ) -> list[Check]:
     """PostgreSQL by a write that reaches the quorum; the collection; the embeddings endpoint.
 
     Only PostgreSQL is required: nothing can be acknowledged or read without it. With the index or the
     embedder away a fetch still answers from PostgreSQL and says so, and since all replicas share
     Qdrant, taking them out of the load balancer for its sake would turn a degraded tier into a dead one.
-    PostgreSQL is not `required` either where a local state can answer fetches.
+    For the same reason PostgreSQL is not required where a spool can take the writes, or a local state answers fetches.
     """
 
     async def postgres() -> str:
@@ -27,8 +35,14 @@ def dependencies(
         vectors = await embedder.embed(["ready?"])
         return f"{settings.embedding_model}, {len(vectors[0])} dimensions"
 
+    async def writes() -> str:
+        if spool is None or not spool.usable or spool.size >= spool.max_bytes:
+            return await postgres()
+        return f"{spool.waiting} entries, {spool.size} of {spool.max_bytes} bytes, {spool.parked} parked"
+
     return [
-        Check("postgres", postgres, required=required, timeout_s=2.5),
+        Check("postgres", postgres, required=spool is None and not fetches_without, timeout_s=2.5),
+        *([] if spool is None else [Check("spool", writes, timeout_s=2.5)]),
         Check("qdrant", index.probe, required=False),
         Check("embedder", embeddings, required=False),
     ]

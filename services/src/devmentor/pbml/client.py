@@ -135,7 +135,8 @@ def _may_pass(refused: Refused) -> bool:
 
 
 class Client:
-    """One tenant's PBML. `newest` is the watermark of the last write that was acknowledged to this client."""
+    """One tenant's PBML. `newest` is the watermark of the last write that was acknowledged to this client, `durability`
+    where that one is: `quorum`, `primary`, or `local`, in one replica's spool: others do not know its watermark yet."""
 
     def __init__(
         self, urls: Sequence[str], key: str, *, ssl_context: ssl.SSLContext | None = None, deadline_s: float = 10.0
@@ -147,6 +148,7 @@ class Client:
         self._ssl = ssl_context
         self._deadline_s = deadline_s
         self.newest: str | None = None
+        self.durability: str | None = None
 
     async def __aenter__(self) -> "Client":
         connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True)
@@ -233,6 +235,7 @@ class Client:
     async def _write(self, method: str, path: str, body: dict[str, Any] | None, key: str | None) -> str:
         answer = await self._call(method, path, body, {"Idempotency-Key": key or uuid.uuid4().hex})
         self.newest = str(answer["watermark"])
+        self.durability = str(answer["durability"])
         return self.newest
 
     async def _call(

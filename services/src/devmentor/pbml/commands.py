@@ -19,10 +19,11 @@ from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import watermark
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild
+from devmentor.pbml.retention import Retention
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.state.fetch import read
 from devmentor.pbml.state.reader import Reader, StateAway
-from devmentor.pbml.store import points, removal, versions
+from devmentor.pbml.store import expiry, points, removal, versions
 from devmentor.pbml.store.acceptance import Accepted
 
 _SAY_EVERY_S = 2.0
@@ -182,6 +183,26 @@ async def delete_tenant(settings: Settings, tenant: str) -> dict[str, Any]:
         points_left = await index.count(tenant)
     mark = watermark(newest) if newest is not None else None
     return {"changed": deleted > 0, "deleted": deleted, "watermark": mark, "points_left": points_left}
+
+
+async def retention(settings: Settings, *, dry_run: bool) -> dict[str, Any]:
+    """What is older than its tenant keeps, by tenant and kind; removed unless it is a `dry_run`."""
+    async with stores(settings) as (database, _index):
+        work = Retention(settings, database, f"{settings.replica}/command/{os.getpid()}")
+        found: dict[str, Any] = {}
+        for rule in await work.rules():
+            async with database.read(timeout_s=60) as c:
+                row = await expiry.count(c, rule.tenant, rule.kind, rule.days)
+            oldest = row["oldest"].isoformat() if row["oldest"] is not None else None
+            found.setdefault(rule.tenant, {})[f"{rule.kind}s"] = {**row, "oldest": oldest, "older_than_days": rule.days}
+        wanted = any(kind["number"] for kinds in found.values() for kind in kinds.values())
+        while wanted and not dry_run:
+            finished = await work.round()
+            if finished is None:
+                raise CommandFailed("a worker removes what is too old at this moment; run it again to see what is left")
+            if finished:
+                break
+    return {"changed": wanted and not dry_run, "dry_run": dry_run, "too_old": found}
 
 
 def _rebuild(settings: Settings, database: Database, index: Index) -> Rebuild:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import psycopg
@@ -38,10 +39,12 @@ class OutcomeUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Generic[T]):
-    """A committed transaction's result. `durability` is quorum where synchronous standbys confirmed it."""
+    """A committed transaction's result. `durability` is quorum where synchronous standbys confirmed it; `at` is when it
+    began, by PostgreSQL's clock: what its rows have from now()."""
 
     value: T
     durability: str
+    at: datetime
 
 
 # Errors of a server that is going down, coming up or has become a standby.
@@ -120,23 +123,30 @@ class Database:
             if diagnostic.severity_nonlocalized == "WARNING":
                 warnings.append(diagnostic.message_primary or "")
 
-        async with self.pool.connection() as connection:
-            # A setting of the role or the database must not be able to lower what "acknowledged" means.
-            cursor = await connection.execute(
-                "SELECT set_config('synchronous_commit', 'on', true),"
-                " current_setting('synchronous_standby_names') <> '' AS quorum"
-            )
-            row = await cursor.fetchone()
-            value = await work(connection)
-            connection.add_notice_handler(note)
-            try:
-                await connection.commit()
-            except (*_AWAY, asyncio.CancelledError) as error:
+        committing = False
+        try:
+            async with self.pool.connection() as connection:
+                # A setting of the role or the database must not be able to lower what "acknowledged" means.
+                cursor = await connection.execute(
+                    "SELECT set_config('synchronous_commit', 'on', true),"
+                    " current_setting('synchronous_standby_names') <> '' AS quorum, now() AS at"
+                )
+                row = await cursor.fetchone()
+                value = await work(connection)
+                connection.add_notice_handler(note)
+                committing = True
+                try:
+                    await connection.commit()
+                finally:
+                    connection.remove_notice_handler(note)
+        except (*_AWAY, TimeoutError, asyncio.CancelledError) as error:
+            # Also where the commit is done and the deadline ends the connection's way back to the pool.
+            if committing:
                 raise OutcomeUnknown(f"commit: {type(error).__name__}: {error}") from error
-            finally:
-                connection.remove_notice_handler(note)
+            raise
         if warnings:
             # "canceling wait for synchronous replication": committed on the primary alone, which may be
             # the side that a failover throws away.
             raise OutcomeUnknown(f"committed with a warning: {warnings[0]}")
-        return Committed(value, "quorum" if row and row["quorum"] else "primary")
+        assert row is not None
+        return Committed(value, "quorum" if row["quorum"] else "primary", row["at"])

@@ -19,6 +19,8 @@ INDEXES = {
     words.INDEX: f"chunks USING gin ({words.LEXEMES}) WITH (gin_pending_list_limit = 512)",
     # The latest turns of a conversation, however many were deleted before or since.
     "versions_said": "versions (tenant, conversation_id, seq) WHERE kind = 'turn' AND content IS NOT NULL",
+    # What retention removes: the oldest texts of a tenant. Not that of deletions, which have none.
+    "versions_aged": "versions (tenant, kind, received_at) WHERE content IS NOT NULL",
 }
 RETIRED = ("chunks_body",)
 """Two word indexes would double what a chunk's write costs. Until all hosts are updated, one of the release before that

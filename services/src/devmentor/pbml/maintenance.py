@@ -12,6 +12,7 @@ from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.index import CollectionDrift, Index
 from devmentor.pbml.rebuild import AWAY, Progress, Rebuild, read_progress
 from devmentor.pbml.reconcile import Reconciler
+from devmentor.pbml.retention import Retention
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.state import source
 from devmentor.pbml.state.metrics import PRUNED
@@ -48,6 +49,7 @@ class Maintenance:
         holder = f"{settings.replica}/{os.getpid()}"
         self._rebuild = Rebuild(database, index, holder, settings.rebuild_page)
         self._reconciler = Reconciler(database, index, holder, settings.reconcile_points)
+        self._retention = Retention(settings, database, holder)
         self._count_at = self._prune_at = 0.0
 
     async def run(self) -> None:
@@ -72,6 +74,7 @@ class Maintenance:
             await self._rebuild.advance(_REBUILD_STEP_S)
         elif self._s.reconcile_points and not incomplete:
             await self._reconciler.step()
+        await self._retention.step()
         await self._sweep()
         await self._prune_changes()
 

@@ -143,6 +143,12 @@ def watermark(seq: int) -> str:
     return f"pg:{seq}"
 
 
-def watermark_seq(mark: str) -> int:
-    """The inverse."""
-    return int(mark.partition(":")[2])
+def watermark_seq(mark: str) -> int | None:
+    """The inverse. None where the mark is of a replica's spool: `spooled_id` names its entry."""
+    where, _, seq = mark.partition(":")
+    return int(seq) if where == "pg" else None
+
+
+def spooled_id(mark: str) -> str:
+    """The entry's id in a watermark "spool:REPLICA:ID"."""
+    return mark.rpartition(":")[2]

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from devmentor.common import postgres
 from devmentor.common.settings import CommaList, ServiceSettings, service_config
+from devmentor.pbml.tenant_limits import Quotas, Retentions
 
 
 class Settings(ServiceSettings):
@@ -27,6 +28,14 @@ class Settings(ServiceSettings):
     database_max_waiting: int = Field(default=256, ge=1)
     database_timeout_s: float = Field(
         default=5.0, gt=0, description="one transaction, waiting for a connection included"
+    )
+
+    # The local spool, for writes while PostgreSQL is away
+    spool_dir: Path | None = Field(default=None, description="its directory; without, such writes are refused")
+    spool_max_mib: int = Field(default=512, ge=1, description="bound of what waits in it; the disk needs twice as much")
+    spool_min_free_mib: int = Field(default=256, ge=0, description="what it leaves free on the disk")
+    spool_after_s: float = Field(
+        default=4.0, gt=0, description="how long a first write waits for PostgreSQL; the next ones do not"
     )
 
     # Qdrant
@@ -62,6 +71,10 @@ class Settings(ServiceSettings):
     max_query_chars: int = Field(default=8192, ge=1)
     max_token_budget: int = Field(default=1_000_000, ge=1)
 
+    # Of tenants
+    quotas: Quotas = Field(default={}, description="the most that tenants may store")
+    retention: Retentions = Field(default={}, description="after how many days what tenants store is removed")
+
     # Preprocessor
     chunk_chars: int = Field(default=1000, ge=100, le=8000)
     bytes_per_token: float = Field(
@@ -84,7 +97,26 @@ class Settings(ServiceSettings):
     reconcile_points: int = Field(
         default=1000, ge=0, le=10_000, description="compared in each direction each time; 0 for none"
     )
+    retention_every_s: float = Field(default=60.0, ge=0, description="between two looks for what is too old")
     rebuild_page: int = Field(default=2048, ge=1, le=20_000, description="chunks between two marks of the progress")
+
+    # Summaries of older turns, by a worker; none are made without an endpoint
+    summary_urls: CommaList = Field(default=[], description="OpenAI-style chat endpoints: engines, or QWEN")
+    summary_load_urls: CommaList = Field(
+        default=[], description="whose /metrics must all say that nothing is computed; empty: the endpoints' own"
+    )
+    summary_api_key: SecretStr | None = None
+    summary_model: str = ""
+    summary_max_tokens: int = Field(default=400, ge=16, le=8192)
+    summary_input_tokens: int = Field(default=6000, ge=64, description="of turns, or of summaries, that one is made of")
+    summary_turns: int = Field(default=40, ge=1, le=1000, description="most turns that one is made of")
+    summary_keep_turns: int = Field(default=20, ge=0, le=1000, description="newest turns that are not summarised")
+    summary_fanout: int = Field(default=6, ge=2, le=100, description="summaries that become one of the next level")
+    summary_timeout_s: float = Field(default=120.0, gt=0, description="one summary by the engine")
+    summary_idle_s: float = Field(default=1.0, ge=0, description="between the two looks that must find engines idle")
+    summary_every_s: float = Field(default=5.0, gt=0)
+    summary_settled_s: float = Field(default=60.0, ge=0, description="age of a turn before its conversation is noted")
+    summary_max_attempts: int = Field(default=5, ge=1, description="failures in a row until a conversation is parked")
 
     # The local state, which answers fetches while PostgreSQL is away
     state_dir: Path | None = Field(default=None, description="its directory; without, none is kept")
@@ -112,10 +144,18 @@ class Settings(ServiceSettings):
     fetch_turns: int = Field(default=20, ge=0, le=500)
     fetch_turn_share: float = Field(default=0.5, ge=0, le=1, description="most of the budget that recent turns take")
     fetch_pin_share: float = Field(default=0.25, ge=0, le=1, description="most of the budget that pinned facts take")
+    fetch_summary_share: float = Field(default=0.2, ge=0, le=1, description="most of the budget that summaries take")
+    fetch_summaries: int = Field(default=64, ge=0, le=500, description="summaries of a conversation that are read")
     fetch_pending_documents: int = Field(default=8, ge=0)
     fetch_pending_chunks: int = Field(default=24, ge=0)
 
     tenants_file: Path | None = Path("/etc/devmentor/pbml/tenants.json")
+
+    @model_validator(mode="after")
+    def _summaries_have_a_model(self) -> "Settings":
+        if self.summary_urls and not self.summary_model:
+            raise ValueError("summary_urls needs summary_model, the name that the endpoints know the model by")
+        return self
 
     def conninfo(self, *, session: bool = False, application: str = "pbml") -> str:
         """libpq connection string, for the session-pooled entry where asked."""

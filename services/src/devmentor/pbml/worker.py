@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.pbml import jobs
+from devmentor.pbml import jobs, quota, tokens
 from devmentor.pbml.api import make_embedder
 from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
@@ -24,7 +24,8 @@ from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.state.follow import Follower
-from devmentor.pbml.store import idempotency, operations, versions
+from devmentor.pbml.store import idempotency, operations, usage, versions
+from devmentor.pbml.summaries import Folder
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,11 @@ class Worker:
         self._app = jobs.create(jobs.BoundedConnector(2 * settings.database_timeout_s))
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._maintenance = Maintenance(settings, self.database, self.index)
+        self._folder = (
+            Folder(settings, self.database, tokens.counter(settings.tokenizer_file, settings.bytes_per_token))
+            if settings.summary_urls
+            else None
+        )
         directory = settings.state_dir
         self._follower = Follower(settings, self.database, directory) if directory is not None else None
         self._running = False
@@ -92,6 +98,8 @@ class Worker:
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
+            if self._folder is not None:
+                tasks.append(asyncio.create_task(self._folder.run(), name="summaries"))
             if self._follower is not None:
                 tasks.append(asyncio.create_task(self._follower.run(), name="state"))
             try:
@@ -206,6 +214,8 @@ class Worker:
     async def _measure(self) -> None:
         async with self.database.read() as c:
             state = await operations.queue_state(c)
+            used = await usage.read_all(c)
+        quota.measure(self._s.quotas, used)
         QUEUE.labels("todo").set(state["todo"])
         QUEUE.labels("doing").set(state["doing"])
         OLDEST.set(state["oldest_s"])

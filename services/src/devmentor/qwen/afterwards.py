@@ -10,6 +10,7 @@ from devmentor.qwen import metrics
 from devmentor.qwen.answers import Job
 from devmentor.qwen.cache import AnswerCache
 from devmentor.qwen.pbml import Pbml, PbmlUnavailableError
+from devmentor.qwen.semantic import Answer
 from devmentor.qwen.semantic_cache import SemanticCache
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Afterwards:
             self.store(job.key, job.version, payload, job.context, job.generation)
             # An answer of another context version than the question was looked up with is not of its partition.
             if self._semantic is not None and job.semantic is not None and job.version == job.looked_up_version:
-                self.spawn(self._semantic.store(job.semantic, payload, job.context))
+                self.spawn(self._semantic.store(job.semantic, Answer(payload, job.context, job.generation)))
 
     def store(self, key: str, version: str, payload: bytes, context: str, generation: int) -> None:
         """Keep an answer on both levels of the cache."""

@@ -20,6 +20,8 @@ from devmentor.qwen.cache import L1, L2, AnswerCache
 from devmentor.qwen.endpoints import Endpoints
 from devmentor.qwen.engine import Engine, EngineLimits
 from devmentor.qwen.pbml import Pbml
+from devmentor.qwen.purge import Purges
+from devmentor.qwen.purging import Purging
 from devmentor.qwen.semantic_cache import SemanticCache
 from devmentor.qwen.service import Qwen
 from devmentor.qwen.settings import QwenSettings
@@ -36,15 +38,6 @@ async def _probe_for_ever(engine: Engine, every_s: float) -> None:
             await engine.probe()
         except Exception:
             log.exception("engine probe failed", extra={"model": engine.model})
-        await asyncio.sleep(every_s)
-
-
-async def _learn_purges_for_ever(cache: AnswerCache, every_s: float) -> None:
-    while True:
-        try:
-            await cache.learn_purges()
-        except Exception:
-            log.exception("purges could not be read")
         await asyncio.sleep(every_s)
 
 
@@ -101,7 +94,6 @@ async def open_tier(
         )
         stack.push_async_callback(cache.close)
         await cache.connect()
-        await cache.learn_purges()
         pbml = Pbml(
             settings.pbml_urls, pbml_session, deadline_s=settings.pbml_deadline_s, version_s=settings.context_version_s
         )
@@ -111,26 +103,28 @@ async def open_tier(
         budgets = Budgets(store, timeout_s=settings.budget_timeout_s, lend_share=settings.budget_lend_share)
         stack.push_async_callback(budgets.drain)
         stack.callback(asyncio.create_task(budgets.run()).cancel)
-        semantic = _semantic_cache(settings, engines)
+        semantic = _semantic_cache(settings, engines, cache.purges)
         if semantic is not None:
             stack.push_async_callback(semantic.close)
             stack.callback(asyncio.create_task(semantic.run()).cancel)
-        qwen = Qwen(settings, engines, cache, pbml, traces, budgets, semantic)
+        purging = Purging(cache, semantic)
+        await purging.learn()
+        qwen = Qwen(settings, engines, cache, pbml, traces, budgets, purging, semantic)
         stack.push_async_callback(qwen.drain, _WRITE_BACK_S)
         for engine in engines.values():
             stack.callback(asyncio.create_task(_probe_for_ever(engine, settings.probe_s)).cancel)
         if settings.cache_nodes:
-            stack.callback(asyncio.create_task(_learn_purges_for_ever(cache, settings.purge_poll_s)).cancel)
+            stack.callback(asyncio.create_task(purging.run(settings.purge_poll_s)).cancel)
         yield qwen, engines
 
 
-def _semantic_cache(settings: QwenSettings, engines: dict[str, Engine]) -> SemanticCache | None:
+def _semantic_cache(settings: QwenSettings, engines: dict[str, Engine], purges: Purges) -> SemanticCache | None:
     if settings.semantic_model is None:
         return None
     # Qdrant's client takes seconds of processor time to load.
     from devmentor.qwen.semantic_store import SemanticStore
 
-    return SemanticCache(settings, engines[settings.semantic_model], SemanticStore(settings))
+    return SemanticCache(settings, engines[settings.semantic_model], SemanticStore(settings), purges)
 
 
 def build(settings: QwenSettings) -> Starlette:

@@ -21,10 +21,12 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A limit's state. `window` counts periods since 1970; `taken` are tokens leased or spent of this window."""
+    """A limit's state. `window` counts periods since 1970; `taken` are tokens leased or spent of this window; `limit`
+    is the highest that was in force in it, None where the release before this one wrote the row."""
 
     window: int
     taken: int
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,14 @@ def decide(row: Row | None, now_s: float, period_s: int, ask: Ask) -> tuple[Row,
     A clock that went back, because another server is the primary, does not bring a window back.
     """
     window = int(now_s // period_s)
-    taken = 0
-    if row is not None:
-        # What went beyond the limit is paid for in the windows that follow.
-        taken = row.taken if row.window >= window else max(0, row.taken - ask.limit * (window - row.window))
-        window = max(window, row.window)
+    taken, limit = 0, ask.limit
+    if row is not None and row.window >= window:
+        window, taken, limit = row.window, row.taken, max(ask.limit, row.limit or 0)
+    elif row is not None:
+        # What went beyond the limit is paid for in the windows that follow; beyond the limit of then: one that was
+        # lowered since makes no debt of what was allowed.
+        debt = max(0, row.taken - (row.limit or ask.limit))
+        taken = max(0, debt - ask.limit * (window - row.window - 1))
     taken += ask.owed
     if ask.window == window:
         taken = max(0, taken - ask.back)
@@ -68,7 +73,7 @@ def decide(row: Row | None, now_s: float, period_s: int, ask: Ask) -> tuple[Row,
     if 0 < ask.need <= free:
         tokens = max(ask.need, min(ask.limit // _LARGEST_BLOCK, free // _BLOCK_OF_LEFT))
     ends_in_s = max(0.0, (window + 1) * period_s - now_s)
-    return Row(window, taken + tokens), Grant(tokens, free - tokens, window, ends_in_s)
+    return Row(window, taken + tokens, limit), Grant(tokens, free - tokens, window, ends_in_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,13 @@ class Store(Protocol):
 _LOCK = """
     INSERT INTO qwen.token_budgets AS b (key_sha256, period_s, budget_window, taken) VALUES (%s, %s, -1, 0)
     ON CONFLICT (key_sha256, period_s) DO UPDATE SET taken = b.taken
-    RETURNING b.budget_window, b.taken
+    RETURNING b.budget_window, b.taken, b.window_limit
 """
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
-_WRITE = "UPDATE qwen.token_budgets SET budget_window = %s, taken = %s WHERE key_sha256 = %s AND period_s = %s"
+_WRITE = """
+    UPDATE qwen.token_budgets SET budget_window = %s, taken = %s, window_limit = %s
+    WHERE key_sha256 = %s AND period_s = %s
+"""
 
 
 def conninfo(settings: QwenSettings, *, session: bool = False) -> str:
@@ -84,7 +87,7 @@ class PostgresStore:
                 assert found is not None
                 assert clock is not None
                 row, grant = decide(Row(*found), clock[0], period_s, ask)
-                await connection.execute(_WRITE, (row.window, row.taken, key, period_s))
+                await connection.execute(_WRITE, (row.window, row.taken, row.limit, key, period_s))
             return grant
         except (psycopg.Error, PoolTimeout, TooManyRequests, OSError, TimeoutError) as error:
             raise BudgetUnavailableError(f"{type(error).__name__}: {error}") from error

@@ -290,7 +290,7 @@ class AnswerCache:
         self._stale_s = stale_s
         self._entry_bytes = entry_bytes
         self._clock = clock
-        self._purges = Purges()
+        self.purges = Purges()
         self._heard_at = time.monotonic()
         self._count = {
             (level, result): metrics.CACHE_LOOKUPS.labels(level, result)
@@ -301,21 +301,24 @@ class AnswerCache:
     @property
     def generation(self) -> int:
         """Of the purges that are known here: what an answer to a question that comes now is stored with."""
-        return self._purges.latest
+        return self.purges.latest
 
-    async def learn_purges(self) -> None:
-        """Ask the nodes for purges that other instances made, and drop what they cover."""
-        told = await self._l2.purges(self._purges.known) if self._l2 is not None else None
-        if told is not None:
-            self._heard_at = time.monotonic()
-            for scope in self._purges.learn(told):
-                self._l1.drop_scope(scope)
+    async def learn_purges(self) -> list[str] | None:
+        """Ask the nodes for purges that other instances made, and drop what they cover. The scopes that were new; None
+        where no node answered."""
+        told = await self._l2.purges(self.purges.known) if self._l2 is not None else None
+        if told is None:
+            return None
+        self._heard_at = time.monotonic()
+        new = self.purges.learn(told)
+        for scope in new:
+            self._l1.drop_scope(scope)
+        return new
 
     async def purge(self, scope: Scope) -> Purged:
         """Take back what a scope covers: here at once, at the other instances when they learn of it."""
-        await self.learn_purges()
-        generation = self._purges.next()
-        self._purges.learn({scope.text: generation})
+        generation = self.purges.next()
+        self.purges.learn({scope.text: generation})
         done = Purged(generation, self._l1.drop_scope(scope.text))
         if self._l2 is not None:
             await self._l2.purge(scope.text, generation, done)
@@ -332,7 +335,7 @@ class AnswerCache:
         """Look in L1, then in L2. A `version` of None (not known) can only find stale entries."""
         stale: Entry | None = None
         found = self._l1.get(key)
-        if found is not None and self._purges.gone(key, found[0].generation):
+        if found is not None and self.purges.gone(key, found[0].generation):
             self._l1.drop(key)
             found = None
         if found is not None:
@@ -345,7 +348,7 @@ class AnswerCache:
         if self._l2 is None:
             return Lookup(stale=stale)
         remote = await self._l2.get(f"qwen:{key}")
-        if remote is not None and self._purges.gone(key, remote.generation):
+        if remote is not None and self.purges.gone(key, remote.generation):
             remote = None
         if remote is not None and self._fresh(remote, version):
             self._count["l2", "hit"].inc()
@@ -364,7 +367,7 @@ class AnswerCache:
 
     def keep(self, key: str, version: str, payload: bytes, context: str, generation: int) -> Entry | None:
         """Keep an answer on L1; None where it is too large to be cached, or was purged while it was made."""
-        if len(payload) > self._entry_bytes or self._purges.gone(key, generation):
+        if len(payload) > self._entry_bytes or self.purges.gone(key, generation):
             return None
         entry = Entry(payload, version, self._clock(), context, generation)
         self._l1.put(key, entry)

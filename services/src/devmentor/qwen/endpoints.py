@@ -96,7 +96,6 @@ class Endpoints:
         scope, reason = parse_purge(parse_json(await request.body()))
         # A purge that was begun is ended, whoever still listens.
         done = await asyncio.shield(asyncio.create_task(self.qwen.purge(scope)))
-        failed = {node: why for node, why in done.nodes.items() if why}
         audit.warning(
             "cache purged",
             extra={
@@ -106,19 +105,22 @@ class Endpoints:
                 "reason": reason,
                 "l1": done.l1,
                 "l2": done.l2,
-                "failed": failed,
+                "semantic": done.semantic,
+                "failed": done.failed,
+                "semantic_problem": done.semantic_problem,
                 "generation": done.generation,
             },
         )
-        if done.nodes and len(failed) == len(done.nodes):
-            why = "; ".join(f"{node}: {why}" for node, why in failed.items())
-            raise unavailable("cache_nodes_away", f"purged on this instance alone, send it again: {why}")
+        shortfall = done.shortfall()
+        if shortfall is not None:
+            raise unavailable(*shortfall)
+        removed = {"l1": done.l1, "l2": done.l2} | ({"semantic": done.semantic} if done.semantic is not None else {})
         return JSONResponse(
             {
                 "generation": done.generation,
-                "purged": {"l1": done.l1, "l2": done.l2},
-                "complete": not failed,
-                "failed": failed,
+                "purged": removed,
+                "complete": done.complete,
+                "failed": done.failed,
                 "instance": self._settings.instance,
             }
         )

@@ -20,7 +20,7 @@ from devmentor.common import context
 from devmentor.common.errors import ApiError
 from devmentor.qwen import metrics
 from devmentor.qwen.breaker import Breaker, BreakerLimits, Pass, State
-from devmentor.qwen.engine_errors import EngineError, as_engine_error, engine_message
+from devmentor.qwen.engine_errors import EngineError, as_engine_error, checked, engine_message
 from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.pool import Pool
 
@@ -96,7 +96,9 @@ class Engine:
                 async with response:
                     payload = await response.read()
                     self._check(response.status, payload)
-                if not payload.startswith(b"{"):
+                if self.kind == "chat":
+                    checked(payload)
+                elif not payload.startswith(b"{"):
                     raise EngineError("protocol", "the engine's answer is not a JSON object")
             self._seconds.observe(time.monotonic() - start)
             return payload

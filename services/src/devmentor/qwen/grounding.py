@@ -102,5 +102,6 @@ class Grounding:
             except PbmlUnavailableError:
                 return []
             job.context = "degraded" if found.degraded else "ok"
-        chunks = found.chunks if found is not None else []
+        # A summary is nothing to quote: it is of the conversation, and a model's words.
+        chunks = [chunk for chunk in found.chunks if not chunk.is_summary] if found is not None else []
         return [quote_chunk(number, chunk) for number, chunk in enumerate(chunks[:5], start=1)]

@@ -37,6 +37,11 @@ class Chunk:
     text: str
     provenance: dict[str, Any]
 
+    @property
+    def is_summary(self) -> bool:
+        """Whether a model wrote it, of earlier turns of the conversation."""
+        return self.provenance.get("source") == "summary"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -33,9 +33,26 @@ _TURNING = frozenset({
 class Candidate:
     """A request that may be answered by meaning: within `partition`, everything but the question is the same."""
 
-    tenant: str
     partition: str
     question: str
+
+    @property
+    def tenant(self) -> str:
+        return self.partition.split(":")[0]
+
+    @property
+    def model(self) -> str:
+        """What stands for the model in keys and scopes."""
+        return self.partition.split(":")[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is kept for a question; the generation as an entry's of the exact cache."""
+
+    payload: bytes
+    context: str
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +79,8 @@ def candidate(
     """None where a request cannot be answered by meaning: its last message is no text of a user, or too long for the
     embedding model to see all of it, or nothing cached counts as fresh.
 
-    The partition holds tenant, context version, embedding model and the whole body but for that last text: model,
-    system prompt, earlier messages, tools and every parameter.
+    The partition, a key as the exact cache's, holds tenant, context version, embedding model and the whole body but for
+    that last text: model, system prompt, earlier messages, tools and every parameter.
     """
     last = request.messages[-1]
     content = last.get("content")
@@ -74,7 +91,7 @@ def candidate(
         return None
     rest = [*request.messages[:-1], {**last, "content": ""}]
     body = {**request.body, "messages": rest}
-    return Candidate(tenant, cache_key("semantic", tenant, body, mode, request.conversation, version, model), question)
+    return Candidate(cache_key("semantic", tenant, body, mode, request.conversation, version, model), question)
 
 
 def _text_alone(content: Any) -> bool:

@@ -1,4 +1,8 @@
-"""The semantic cache at work: bounded in time, and a miss wherever anything is away."""
+"""The semantic cache at work: bounded in time, and a miss wherever anything is away.
+
+What it keeps outlives the memory of purges. So it is neither read nor written while purges may have been forgotten, and
+an answer has the generation of the purges that were known when its question came in, as in the exact cache.
+"""
 
 import asyncio
 import json
@@ -11,8 +15,9 @@ from devmentor.common.errors import ApiError
 from devmentor.qwen import metrics, semantic
 from devmentor.qwen.engine import Engine
 from devmentor.qwen.engine_errors import EngineError
+from devmentor.qwen.purge import Purges
 from devmentor.qwen.requests import ChatRequest
-from devmentor.qwen.semantic import Candidate, Match
+from devmentor.qwen.semantic import Answer, Candidate, Match
 from devmentor.qwen.settings import QwenSettings
 
 log = logging.getLogger(__name__)
@@ -28,8 +33,10 @@ Vector = Sequence[float]
 class Store(Protocol):
     """What `semantic_store.SemanticStore` does."""
 
-    async def search(self, wanted: Candidate, vector: Vector, threshold: float) -> list[Match]: ...
-    async def put(self, asked: Candidate, vector: Vector, payload: bytes, context: str) -> None: ...
+    async def search(self, wanted: Candidate, vector: Vector, threshold: float, floor: int) -> list[Match]: ...
+    async def put(self, asked: Candidate, vector: Vector, answer: Answer) -> None: ...
+    async def remove(self, asked: Candidate) -> None: ...
+    async def forget(self, scope: str, generation: int) -> int: ...
     async def sweep(self) -> int: ...
     async def close(self) -> None: ...
 
@@ -42,11 +49,13 @@ class SemanticCache:
         settings: QwenSettings,
         embedding: Engine,
         store: Store,
+        purges: Purges,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._embedding = embedding
         self._store = store
+        self._purges = purges
         self._clock = clock
         self._failures = 0
         self._rests_until = 0.0
@@ -64,14 +73,15 @@ class SemanticCache:
 
     async def lookup(self, wanted: Candidate) -> Match | None:
         """The answer of the nearest question that may share it, within the budget of time."""
-        if self._clock() < self._rests_until:
-            metrics.SEMANTIC_LOOKUPS.labels("rest").inc()
+        floor = self._purges.floor(wanted.partition)
+        if floor is None or self._clock() < self._rests_until:
+            metrics.SEMANTIC_LOOKUPS.labels("purges_unknown" if floor is None else "rest").inc()
             return None
         start = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.semantic_budget_s):
                 vector = await self._embed(wanted.question)
-                near = await self._store.search(wanted, vector, self._settings.semantic_threshold)
+                near = await self._store.search(wanted, vector, self._settings.semantic_threshold, floor)
         except Exception as error:  # whatever a client raises: a request goes on without
             self._failed(error)
             return None
@@ -85,17 +95,29 @@ class SemanticCache:
         metrics.SEMANTIC_LOOKUPS.labels("told_apart" if near else "miss").inc()
         return None
 
-    async def store(self, asked: Candidate, payload: bytes, context: str) -> None:
-        """Keep an answer, if it is whole. Nobody waits for this."""
-        if len(payload) > self._settings.cache_entry_bytes or not semantic.complete(json.loads(payload)):
-            return
-        if self._clock() < self._rests_until:
+    async def store(self, asked: Candidate, answer: Answer) -> None:
+        """Keep an answer, if it is whole and was not purged. Nobody waits for this."""
+        too_large = len(answer.payload) > self._settings.cache_entry_bytes
+        if too_large or not semantic.complete(json.loads(answer.payload)) or self._clock() < self._rests_until:
             return
         try:
             async with asyncio.timeout(_STORE_S):
-                await self._store.put(asked, await self._embed(asked.question), payload, context)
+                vector = await self._embed(asked.question)
+                if self._purged(asked, answer):
+                    return
+                await self._store.put(asked, vector, answer)
+            if self._purged(asked, answer):  # while it was on its way to where the purge was, too
+                await self._store.remove(asked)
         except Exception as error:
             self._failed(error)
+
+    def _purged(self, asked: Candidate, answer: Answer) -> bool:
+        floor = self._purges.floor(asked.partition)
+        return floor is None or answer.generation < floor
+
+    async def forget(self, scope: str, generation: int) -> int:
+        """Remove what a purge covers, however long it takes; how many. Raises what the store's client raises."""
+        return await self._store.forget(scope, generation)
 
     async def run(self) -> None:
         """Remove what is too old or too much, for ever."""

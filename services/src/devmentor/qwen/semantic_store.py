@@ -1,5 +1,6 @@
 """The semantic cache's points in Qdrant: a question's vector, its partition, and the answer."""
 
+import asyncio
 import logging
 import time
 import uuid
@@ -12,7 +13,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from devmentor.common import qdrant
-from devmentor.qwen.semantic import Candidate, Match
+from devmentor.qwen.semantic import Answer, Candidate, Match
 from devmentor.qwen.settings import QwenSettings
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,12 @@ _NAMESPACE = uuid.UUID("2f0c8e53-7d7e-5b0f-9a1c-6e1b1d8f4a20")
 _NEAREST = 5  # points looked at: the nearest may be one that marks tell apart
 _SWEEP_BATCH = 1000
 _CALL_S = 10.0
+_FORGET_S = 8.0  # of a peer
 _INDEXES: dict[str, Any] = {
     "partition": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
     "tenant": models.PayloadSchemaType.KEYWORD,
+    "model": models.PayloadSchemaType.KEYWORD,
+    "generation": models.PayloadSchemaType.INTEGER,
     "stored_at": models.PayloadSchemaType.FLOAT,
 }
 
@@ -47,8 +51,8 @@ class SemanticStore:
         for client in self._clients:
             await client.close()
 
-    async def search(self, wanted: Candidate, vector: Sequence[float], threshold: float) -> list[Match]:
-        """Answers of the partition within their TTL, the nearest question first."""
+    async def search(self, wanted: Candidate, vector: Sequence[float], threshold: float, floor: int) -> list[Match]:
+        """Answers of the partition within their TTL and of no lower generation, the nearest question first."""
         fresh = models.Range(gte=time.time() - self._settings.semantic_ttl_s)
         found = await self._call(
             lambda client: client.query_points(
@@ -58,6 +62,7 @@ class SemanticStore:
                     must=[
                         _is("partition", wanted.partition),
                         models.FieldCondition(key="stored_at", range=fresh),
+                        models.FieldCondition(key="generation", range=models.Range(gte=floor)),
                     ]
                 ),
                 limit=_NEAREST,
@@ -70,26 +75,49 @@ class SemanticStore:
             for p in found.points
         ]
 
-    async def put(self, asked: Candidate, vector: Sequence[float], payload: bytes, context: str) -> None:
-        """Keep an answer; the same question again replaces it."""
+    async def put(self, asked: Candidate, vector: Sequence[float], answer: Answer) -> None:
+        """Keep an answer; the same question again replaces it. It is there when this returns, for a purge to find."""
         point = models.PointStruct(
-            id=str(uuid.uuid5(_NAMESPACE, f"{asked.partition}\n{asked.question}")),
+            id=_id(asked),
             vector=list(vector),
             payload={
                 "tenant": asked.tenant,
+                "model": asked.model,
+                "generation": answer.generation,
                 "partition": asked.partition,
                 "question": asked.question,
-                "answer": payload.decode("utf-8", "replace"),
-                "context": context,
+                "answer": answer.payload.decode("utf-8", "replace"),
+                "context": answer.context,
                 "stored_at": time.time(),
             },
         )
-        await self._call(lambda client: client.upsert(self._name, [point], wait=False))
+        await self._call(lambda client: client.upsert(self._name, [point], wait=True))
 
-    async def forget(self, tenant: str) -> None:
-        """Remove a tenant's answers."""
-        selector = models.FilterSelector(filter=models.Filter(must=[_is("tenant", tenant)]))
+    async def remove(self, asked: Candidate) -> None:
+        """Remove the answer to a question."""
+        selector = models.PointIdsList(points=[_id(asked)])
         await self._call(lambda client: client.delete(self._name, selector, wait=True))
+
+    async def forget(self, scope: str, generation: int) -> int:
+        """Remove what a purge's scope covers but for what is of its generation or later; how many that were.
+
+        Each peer is tried once. Raises SemanticUnavailableError.
+        """
+        covered = _covered(scope, generation)
+
+        async def count_and_delete(client: AsyncQdrantClient) -> int:
+            async with asyncio.timeout(_FORGET_S):
+                counted = await client.count(self._name, count_filter=covered, exact=True)
+                await client.delete(self._name, models.FilterSelector(filter=covered), wait=True)
+            return int(counted.count)
+
+        problems = []
+        for _ in self._clients:
+            try:
+                return await self._call(count_and_delete)
+            except SemanticUnavailableError as error:
+                problems.append(str(error))
+        raise SemanticUnavailableError(f"Qdrant, collection {self._name}: {'; '.join(problems)}"[:500])
 
     async def sweep(self) -> int:
         """Remove what is older than the TTL, and the oldest beyond the bound. Returns how many of the latter."""
@@ -144,6 +172,20 @@ class SemanticStore:
 
 async def _index(client: AsyncQdrantClient, *, name: str, field: str, schema: Any) -> None:
     await client.create_payload_index(name, field, schema, wait=True)
+
+
+def _id(asked: Candidate) -> str:
+    return str(uuid.uuid5(_NAMESPACE, f"{asked.partition}\n{asked.question}"))
+
+
+def _covered(scope: str, generation: int) -> Any:
+    """The filter of a purge. Points of a release that kept no generation are older than any."""
+    tenant, model = scope.split(":")
+    named = {"tenant": tenant, "model": model}
+    return models.Filter(
+        must=[_is(key, value) for key, value in named.items() if value != "*"],
+        must_not=[models.FieldCondition(key="generation", range=models.Range(gte=generation))],
+    )
 
 
 def _is(key: str, value: str) -> Any:

@@ -29,6 +29,7 @@ from devmentor.qwen.flights import TRY_AGAIN, Flights, LaggedError, Seat
 from devmentor.qwen.grounding import Grounding
 from devmentor.qwen.pbml import Caller, Pbml
 from devmentor.qwen.purge import Purged, Scope
+from devmentor.qwen.purging import Purging
 from devmentor.qwen.relay import Relay
 from devmentor.qwen.requests import ChatRequest, EmbeddingRequest, cache_key
 from devmentor.qwen.semantic_cache import SemanticCache
@@ -49,8 +50,10 @@ class Qwen:
         pbml: Pbml,
         traces: Traces,
         budgets: Budgets,
+        purging: Purging,
         semantic: SemanticCache | None = None,
     ) -> None:
+        self._purging = purging
         self._semantic = semantic
         self._settings = settings
         self._engines = engines
@@ -101,9 +104,7 @@ class Qwen:
     async def _near(self, job: Job, cache: SemanticCache) -> Whole | None:
         """The answer to a question of the same meaning, if there is one."""
         mode = "context" if self._grounding.wanted(job.request) else "plain"
-        # A purge, of whatever, leaves what was kept before it in partitions that nobody asks for any more.
-        scope = f"{mode} {job.generation}"
-        job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, scope)
+        job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, mode)
         job.looked_up_version = job.version
         if job.semantic is None or not job.request.cache.read:
             return None
@@ -236,7 +237,7 @@ class Qwen:
 
     async def purge(self, scope: Scope) -> Purged:
         """Take cached answers back."""
-        return await self._cache.purge(scope)
+        return await self._purging.purge(scope)
 
     async def drain(self, limit_s: float) -> None:
         """Wait for what is still being stored and written back."""

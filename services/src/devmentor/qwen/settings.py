@@ -113,6 +113,8 @@ class QwenSettings(ServiceSettings):
             embedding = self.models.get(self.semantic_model)
             if embedding is None or embedding.kind != "embedding" or not self.qdrant_urls:
                 raise ValueError("semantic_model must be an embedding model of `models`, and qdrant_urls be set")
+            if not self.cache_nodes:
+                raise ValueError("semantic_model needs cache_nodes: purges of what it keeps are remembered there")
         if self.trace_size and not self.admin_key_sha256:
             raise ValueError("trace_size needs admin_key_sha256: traces hold prompts")
         return self

@@ -21,6 +21,10 @@ TABLES = """
         embedding);
     CREATE TABLE pins (tenant, conversation_id, name, body, updated_at DEFAULT 0,
         PRIMARY KEY (tenant, conversation_id, name));
+    CREATE TABLE summaries (tenant, conversation_id, level, first_seq, last_seq, turns, body, shown, parent_seq,
+        sources, model, made_at DEFAULT 0, PRIMARY KEY (tenant, conversation_id, level, first_seq));
+    CREATE TABLE folds (tenant, conversation_id, folded_seq DEFAULT 0, seen_seq DEFAULT 0, due_at, holder, held_until,
+        failed_runs DEFAULT 0, failure, parked_at, PRIMARY KEY (tenant, conversation_id));
     CREATE TABLE generations (tenant, shard, generation, PRIMARY KEY (tenant, shard));
     CREATE TABLE idempotency (tenant, key, request_sha256, response);
     CREATE VIEW indexable_versions AS SELECT v.tenant, v.document_id, v.version, v.status = 'live' AS live
@@ -29,7 +33,7 @@ TABLES = """
         AND v.version >= d.live_version AND v.version > d.deleted_version;
     CREATE TABLE maintenance (task PRIMARY KEY, state DEFAULT '{}', incomplete DEFAULT 0, holder, held_until);
     INSERT INTO maintenance (task) VALUES ('rebuild'), ('reconcile');
-    CREATE TABLE conversations (tenant, conversation_id, generation, PRIMARY KEY (tenant, conversation_id));
+    CREATE TABLE conversations (tenant, conversation_id, generation, deleted_at, PRIMARY KEY (tenant, conversation_id));
 """
 
 

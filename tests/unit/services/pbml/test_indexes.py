@@ -48,24 +48,30 @@ def connect(monkeypatch):
 
 
 def test_what_is_there_is_left_alone(connect):
-    catalog = Catalog(chunks_lexemes=True, versions_said=True)
+    catalog = Catalog(chunks_lexemes=True, versions_said=True, versions_aged=True)
     assert connect(catalog) == []
     assert catalog.executed == ["SELECT pg_sleep(0.5)", "SELECT pg_sleep(0.5)", "SET lock_timeout = '30s'"]
 
 
 def test_what_is_missing_is_built_and_what_is_retired_goes(connect):
     catalog = Catalog(chunks_body=True)
-    assert connect(catalog) == ["built chunks_lexemes", "built versions_said", "dropped chunks_body"]
+    assert connect(catalog) == [
+        "built chunks_lexemes",
+        "built versions_said",
+        "built versions_aged",
+        "dropped chunks_body",
+    ]
     assert catalog.executed[3:] == [
         "CREATE INDEX CONCURRENTLY chunks_lexemes",
         "ANALYZE chunks",
         "CREATE INDEX CONCURRENTLY versions_said",
+        "CREATE INDEX CONCURRENTLY versions_aged",
         "DROP INDEX CONCURRENTLY chunks_body",
     ]
 
 
 def test_a_build_that_was_broken_off_is_done_again(connect):
-    catalog = Catalog(chunks_lexemes=True, versions_said=False)
+    catalog = Catalog(chunks_lexemes=True, versions_said=False, versions_aged=True)
     assert connect(catalog) == ["built versions_said again: a build was broken off"]
     assert catalog.executed[3:] == [
         "DROP INDEX CONCURRENTLY versions_said",

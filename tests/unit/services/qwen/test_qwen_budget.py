@@ -22,13 +22,13 @@ INSTANCES = 3
 PER_MINUTE = TokenBudget(KEY, LIMIT, None)
 
 
-def row(window: int, taken: int) -> Row:
-    return Row(window, taken)
+def row(window: int, taken: int, limit: int | None = None) -> Row:
+    return Row(window, taken, limit)
 
 
 def test_blocks_shrink_with_what_is_left_and_a_need_is_met_as_long_as_it_fits() -> None:
     after, grant = decide(None, 0.0, MINUTE_S, Ask(3200, 1, 0))
-    assert (grant.tokens, grant.left, after) == (100, 3100, row(0, 100))
+    assert (grant.tokens, grant.left, after) == (100, 3100, row(0, 100, 3200))
     _, grant = decide(row(0, 3000), 0.0, MINUTE_S, Ask(3200, 1, 0))
     assert grant.tokens == 25, "an eighth of what is left"
     _, grant = decide(row(0, 3000), 0.0, MINUTE_S, Ask(3200, 200, 0))
@@ -40,19 +40,29 @@ def test_blocks_shrink_with_what_is_left_and_a_need_is_met_as_long_as_it_fits() 
 def test_what_went_beyond_a_limit_is_taken_off_the_windows_that_follow() -> None:
     after, grant = decide(row(5, 90), 5 * 60.0, MINUTE_S, Ask(100, 10, 150))
     assert (after.taken, grant.tokens, grant.left) == (240, 0, 0), "a refused ask pays its debt all the same"
-    assert decide(after, 6 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(6, 140)
-    assert decide(after, 7 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(7, 40)
-    assert decide(after, 99 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(99, 0)
+    assert decide(after, 6 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(6, 140, 100)
+    assert decide(after, 7 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(7, 40, 100)
+    assert decide(after, 99 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(99, 0, 100)
+
+
+def test_a_lowered_limit_makes_no_debt_of_what_was_allowed_before() -> None:
+    used = decide(None, 5 * 60.0, MINUTE_S, Ask(1000, 0, 900))[0]
+    lowered, grant = decide(used, 5 * 60.0 + 30, MINUTE_S, Ask(100, 1, 0))
+    assert (lowered.taken, grant.tokens) == (900, 0), "in the window itself nothing more is given"
+    assert decide(lowered, 6 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(6, 0, 100)
+    beyond = decide(used, 5 * 60.0, MINUTE_S, Ask(1000, 0, 250))[0]
+    assert decide(beyond, 6 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(6, 150, 100), "what went beyond it is one"
+    assert decide(beyond, 8 * 60.0, MINUTE_S, Ask(100, 0, 0))[0] == row(8, 0, 100)
 
 
 def test_a_clock_that_went_back_brings_no_window_back() -> None:
     after, grant = decide(row(9, 100), 8 * 60.0 + 59, MINUTE_S, Ask(100, 10, 0))
-    assert (after, grant.tokens, grant.ends_in_s) == (row(9, 100), 0, 61.0)
+    assert (after, grant.tokens, grant.ends_in_s) == (row(9, 100, 100), 0, 61.0)
 
 
 def test_tokens_go_back_to_their_own_window_only() -> None:
     assert decide(row(3, 50), 3 * 60.0, MINUTE_S, Ask(100, 0, 0, back=20, window=3))[0].taken == 30
-    assert decide(row(3, 50), 4 * 60.0, MINUTE_S, Ask(100, 0, 0, back=20, window=3))[0] == row(4, 0)
+    assert decide(row(3, 50), 4 * 60.0, MINUTE_S, Ask(100, 0, 0, back=20, window=3))[0] == row(4, 0, 100)
     assert decide(row(4, 50), 4 * 60.0, MINUTE_S, Ask(100, 0, 0, back=20, window=3))[0].taken == 50
 
 

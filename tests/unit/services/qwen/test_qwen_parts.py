@@ -1,12 +1,9 @@
 """The tier's parts by themselves."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from devmentor.common.errors import ApiError
@@ -37,28 +34,6 @@ async def quarter(text: str) -> int | None:
 
 async def silent(_text: str) -> int | None:
     return None
-
-
-# -- events ----------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.binary(min_size=1, max_size=12).map(lambda b: b.replace(b"\n", b".").replace(b"\r", b"."))), st.data()
-)
-def test_events_come_whole_however_the_network_cuts_them(bodies: list[bytes], data: Any) -> None:
-    stream = b"".join(b"data: " + body + b"\n\n" for body in bodies)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=5)))
-    splitter = sse.Splitter()
-    events = [e for a, b in pairwise([0, *cuts, len(stream)]) for e in splitter.feed(stream[a:b])]
-    assert [sse.payload(event) for event in events] == bodies
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_carriage_returns_end_lines_too(size: int) -> None:
-    stream = b"data: a\r\n\r\ndata: b\r\n\r\n"
-    splitter = sse.Splitter()
-    events = [e for at in range(0, len(stream), size) for e in splitter.feed(stream[at : at + size])]
-    assert [sse.payload(event) for event in events] == [b"a", b"b"]
 
 
 # -- completions -----------------------------------------------------------------------------------------------------
@@ -191,6 +166,24 @@ async def test_as_many_chunks_as_fit_best_first_and_numbered_without_gaps() -> N
     assert "[1] (document_id d0" in text
     assert "[2] (document_id d2" in text
     assert (await assemble(USER, [chunk(0)], [], budget=10, count=quarter)).empty
+
+
+def summary(text: str = "They chose herons.") -> Chunk:
+    of = {"level": 1, "turns": 40, "model": "m", "made_at": "2026-01-02T03:04:05+00:00"}
+    return Chunk(text, {"document_id": "~summary/c/1/1", "version": 1, "chunk": 0, "source": "summary", "summary": of})
+
+
+async def test_summaries_are_introduced_as_such_and_only_where_there_are_any() -> None:
+    result = await assemble(USER, [summary(), chunk(0)], [], budget=4000, count=no_counter)
+    text = result.messages[0]["content"]
+    assert "possibly inexact" in text
+    assert "[1] (summary of 40 earlier turns, made 2026-01-02, may be inexact)\nThey chose herons." in text
+    assert "[2] (document_id d0" in text
+    assert result.provenance[0]["summary"]["level"] == 1
+    plain = await assemble(USER, [chunk(0)], [], budget=4000, count=no_counter)
+    assert "inexact" not in plain.messages[0]["content"]
+    left_out = await assemble(USER, [summary("x" * 4000), chunk(0)], [], budget=500, count=quarter)
+    assert "inexact" not in left_out.messages[0]["content"]
 
 
 async def test_context_joins_the_clients_own_system_message() -> None:

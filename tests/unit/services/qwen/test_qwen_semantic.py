@@ -3,75 +3,21 @@
 import asyncio
 import json
 import math
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
-from conftest import ADMIN, StartTier, Tier
+from conftest import StartTier, Tier
 from pydantic import ValidationError
-from qwen_doubles import MODEL, SAID, Engine, Pbml, serving, until
+from qwen_doubles import MODEL, SAID, CacheNode, Engine, Pbml, serving, until
+from semantic_doubles import Points, Words
 
 from devmentor.qwen import semantic
-from devmentor.qwen.semantic import Candidate, Match
+from devmentor.qwen.semantic import Candidate
 from devmentor.qwen.settings import QwenSettings
-
-
-class Words:
-    """An embedding engine for which texts of the same words mean the same. `delay` seconds pass before each answer."""
-
-    def __init__(self) -> None:
-        self.delay = 0.0
-        self.asked = 0
-        self.app = web.Application()
-        self.app.add_routes([web.post("/v1/embeddings", self._embeddings), web.get("/slots", self._slots)])
-
-    async def _embeddings(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        await asyncio.sleep(self.delay)
-        vector = [0.0] * 64
-        for word, times in Counter((await request.json())["input"].lower().strip("?!. ").split()).items():
-            vector[sum(word.encode()) % 64] += times
-        return web.json_response({"data": [{"embedding": vector}], "usage": {}})
-
-    async def _slots(self, _request: web.Request) -> web.Response:
-        return web.json_response([{"id": 0, "n_decoded": 0}])
-
-
-def cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
-
-
-class Points:
-    """A store in memory that compares as Qdrant does."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[Candidate, Sequence[float], bytes, str]] = []
-        self.down = False
-        self.searched = 0
-
-    async def search(self, wanted: Candidate, vector: Sequence[float], threshold: float) -> list[Match]:
-        self.searched += 1
-        if self.down:
-            raise OSError("down")
-        scored = [
-            Match(payload, context, asked.question, cosine(vector, kept))
-            for asked, kept, payload, context in self.kept
-            if asked.partition == wanted.partition
-        ]
-        return sorted((match for match in scored if match.score >= threshold), key=lambda match: -match.score)
-
-    async def put(self, asked: Candidate, vector: Sequence[float], payload: bytes, context: str) -> None:
-        self.kept.append((asked, vector, payload, context))
-
-    async def sweep(self) -> int:
-        return 0
-
-    async def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -87,19 +33,27 @@ async def words() -> Words:
 
 
 @pytest_asyncio.fixture
-async def tier(
-    start: StartTier, words: Words, points: Points, urls: dict[str, str]
-) -> AsyncIterator[Tier]:
-    async with serving(words.app) as url:
+async def tier(start: StartTier, words: Words, points: Points, urls: dict[str, str]) -> AsyncIterator[Tier]:
+    async with serving(words.app) as url, remembering() as node:
         models = {MODEL: {"url": urls["engine"]}, "words": {"url": url, "kind": "embedding"}}
         yield await start(
             models=models,
             pbml_urls=[urls["pbml"]],
+            cache_nodes=[node],
             semantic_model="words",
             qdrant_urls=["http://127.0.0.1:1"],
             semantic_budget_s=0.5,
             semantic_threshold=0.85,
         )
+
+
+@asynccontextmanager
+async def remembering() -> AsyncIterator[str]:
+    """A cache node that remembers that there were no purges."""
+    node = CacheNode()
+    node.hashes[b"qwen:purges"] = {b"-:-": b"1"}
+    async with node.serving() as address:
+        yield address
 
 
 async def kept(points: Points, number: int) -> None:
@@ -149,16 +103,6 @@ async def test_a_new_document_ends_what_was_answered_before_it(tier: Tier, point
     assert (await tier.chat("where is the harbour please")).served_by == "engine"
 
 
-async def test_a_purge_takes_back_what_was_kept(tier: Tier, points: Points) -> None:
-    await tier.chat("where is the harbour")
-    await kept(points, 1)
-    assert (await tier.chat("where is the harbour please")).served_by == "cache-semantic"
-    order = {"all": True, "reason": "wrong document"}
-    done = await tier.request("POST", "/v1/cache/purge", order, {"Authorization": f"Bearer {ADMIN}"})
-    assert done.status == 200
-    assert (await tier.chat("where is the harbour please")).served_by == "engine"
-
-
 async def test_what_is_not_whole_is_not_kept(tier: Tier, points: Points, engine: Engine) -> None:
     engine.mode = "break"
     await tier.chat("where is the harbour", stream=True)
@@ -184,10 +128,11 @@ async def test_a_store_that_is_away_is_a_miss_and_left_alone_after_three(tier: T
 
 async def test_a_slow_embedding_is_not_waited_for(start: StartTier, words: Words, points: Points, urls: Any) -> None:
     words.delay = 5.0
-    async with serving(words.app) as url, asyncio.timeout(4.0):
+    async with serving(words.app) as url, remembering() as node, asyncio.timeout(4.0):
         models = {MODEL: {"url": urls["engine"]}, "words": {"url": url, "kind": "embedding"}}
         peers = ["http://127.0.0.1:1"]
-        tier = await start(models=models, semantic_model="words", qdrant_urls=peers, semantic_budget_s=0.05, probe_s=60)
+        told = {"semantic_model": "words", "qdrant_urls": peers, "cache_nodes": [node], "semantic_budget_s": 0.05}
+        tier = await start(models=models, probe_s=60, **told)
         assert (await tier.chat("where is the harbour")).served_by == "engine"
     assert points.searched == 0
 
@@ -203,6 +148,13 @@ def test_the_model_must_be_one_for_embeddings() -> None:
     given: dict[str, Any] = {"models": {MODEL: {"url": "http://127.0.0.1:1"}}, "tenants_file": "/x"}
     with pytest.raises(ValidationError, match="semantic_model must be an embedding model"):
         QwenSettings(**given, semantic_model=MODEL, qdrant_urls=["http://127.0.0.1:1"])
+
+
+def test_purges_must_be_remembered_somewhere() -> None:
+    models = {MODEL: {"url": "http://127.0.0.1:1"}, "words": {"url": "http://127.0.0.1:1", "kind": "embedding"}}
+    given: dict[str, Any] = {"models": models, "tenants_file": "/x", "qdrant_urls": ["http://127.0.0.1:1"]}
+    with pytest.raises(ValidationError, match="semantic_model needs cache_nodes"):
+        QwenSettings(**given, semantic_model="words")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from devmentor.pbml.api.documents import Documents
 from devmentor.pbml.api.openapi import Endpoint, document
 from devmentor.pbml.api.pins import Pins
 from devmentor.pbml.api.service import Service, make_embedder
+from devmentor.pbml.api.usage import UsageReport
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import operations
@@ -29,6 +30,7 @@ def endpoints(service: Service) -> list[Endpoint]:
         *Conversations(service).endpoints(),
         *Context(service).endpoints(),
         *Pins(service).endpoints(),
+        *UsageReport(service).endpoints(),
         *Digest(service).endpoints(),
         *Admin(service, openapi).endpoints(),
     ]
@@ -59,7 +61,13 @@ def application(settings: Settings) -> Starlette:
         "pbml",
         [
             *dependencies(
-                settings, service.database, service.index, service.embedder, settings.replica, service.state is None
+                settings,
+                service.database,
+                service.index,
+                service.embedder,
+                settings.replica,
+                service.spool.spool if service.spool is not None else None,
+                fetches_without=service.state is not None,
             ),
             Check("workers", worker, required=False),
             Check("tokens", counted_by, required=False),

@@ -8,7 +8,10 @@ from devmentor.pbml.models import Status
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Watermark = Annotated[str, Field(description="hand it to a fetch: what it stands for is in the answer")]
-Durability = Annotated[Literal["quorum", "primary"], Field(description="where the commit is")]
+Durability = Annotated[
+    Literal["quorum", "primary", "local"],
+    Field(description="where the commit is; local: on one replica's disk, until PostgreSQL has it"),
+]
 NextCursor = Annotated[str | None, Field(description="goes on after this page; null at the end. A page may be short.")]
 
 
@@ -17,7 +20,7 @@ class _Answer(BaseModel):
 
 
 class Acknowledged(_Answer):
-    """Text, version and job are in one commit."""
+    """Text, version and job are in one commit, or the text in a replica's spool (`local`)."""
 
     watermark: Watermark
     durability: Durability
@@ -27,7 +30,7 @@ class AcceptedDocument(Acknowledged):
     """The version that was given."""
 
     document_id: str
-    version: int
+    version: Annotated[int | None, Field(description="null where it is spooled: PostgreSQL gives it at the replay")]
 
 
 class DeletedConversation(_Answer):
@@ -117,8 +120,21 @@ class Missing(BaseModel):
     unindexed: int
 
 
+class SummaryOf(_Answer):
+    """What a summary stands for, and who wrote it. Level 0 is made of turns, a higher one of summaries."""
+
+    level: int
+    first_turn: Watermark
+    last_turn: Watermark
+    turns: int
+    model: str | None
+    made_at: Time
+
+
 class Chunk(BaseModel):
-    """A pinned fact, or chunks of one version that follow each other. `scores` are each source's own."""
+    """A pinned fact, a summary of older turns, or chunks of one version that follow each other. `scores` are each
+    source's own.
+    """
 
     text: str
     score: float
@@ -136,10 +152,11 @@ class Chunk(BaseModel):
     section: str
     tokens: int
     truncated: bool
+    summary: SummaryOf | None = None
 
 
 class Found(BaseModel):
-    """Context within the budget: pinned facts, then what was found, best first."""
+    """Context within the budget: pinned facts, summaries of older turns, then what was found, best first."""
 
     chunks: list[Chunk]
     turns: list[dict[str, Any]]
@@ -176,6 +193,29 @@ class PinWritten(PinChanged):
     """In force from now on."""
 
     created: bool
+
+
+class Used(_Answer):
+    """How much of something is stored."""
+
+    used: int
+    limit: Annotated[int | None, Field(description="the quota; null for none")]
+
+
+class Kept(_Answer):
+    """Days after which it is removed; null where it is kept."""
+
+    documents_days: int | None
+    turns_days: int | None
+
+
+class Usage(_Answer):
+    """What the tenant stores: newest versions that were not deleted."""
+
+    bytes: Annotated[Used, Field(description="raw text of documents and turns, UTF-8")]
+    documents: Used
+    turns: Used
+    retention: Kept
 
 
 class ContextVersion(_Answer):

@@ -52,6 +52,8 @@ class Context:
         if body.token_budget > self._service.settings.max_token_budget:
             message = f"token_budget is above {self._service.settings.max_token_budget}"
             raise ApiError(400, "invalid_value", message, param="token_budget")
+        if body.watermark is not None and self._service.spool is not None:
+            await self._service.spool.wait_for(body.watermark)
         async with mapped():
             return JSONResponse(await self._service.context.fetch(tenant, body))
 

@@ -1,7 +1,5 @@
 """/v1/turns and /v1/conversations: what was said, listed and forgotten."""
 
-import uuid
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -12,6 +10,7 @@ from devmentor.pbml.api.requests import bounded, conversation_name, mapped, pars
 from devmentor.pbml.api.service import Service
 from devmentor.pbml.db import Connection
 from devmentor.pbml.models import ConversationsQuery, TurnRequest, TurnsQuery, cursor_of, watermark
+from devmentor.pbml.spool.entry import Entry, turn_name
 from devmentor.pbml.store import acceptance, listing, removal
 from devmentor.pbml.store.acceptance import Accepted
 
@@ -34,6 +33,7 @@ class Conversations:
                 202,
                 answers.Acknowledged,
                 body=TurnRequest,
+                errors=(403,),
                 idempotent=True,
             ),
             Endpoint(
@@ -71,12 +71,22 @@ class Conversations:
         body = await parse(request, TurnRequest)
         size = bounded("turn", body.content, self._service.settings.max_turn_bytes, "content")
 
+        name = turn_name(body.conversation_id)
+
         async def accept(c: Connection) -> Accepted:
-            # The tilde can not begin a client's document id, so the two never meet.
-            name = f"~turn/{body.conversation_id}/{uuid.uuid4().hex}"
+            await self._service.quota.turn(c, tenant, size)
             return await acceptance.accept_turn(c, tenant, body.conversation_id, name, body.role, body.content)
 
-        return await self._service.accept(request, tenant, "turn", body.model_dump(), size, accept)
+        draft = Entry(
+            self._service.settings.replica,
+            tenant,
+            "turn",
+            name,
+            body.content,
+            conversation_id=body.conversation_id,
+            role=body.role,
+        )
+        return await self._service.accept(request, tenant, "turn", body.model_dump(), size, accept, draft)
 
     async def list_conversations(self, request: Request) -> JSONResponse:
         """A page of conversations that have turns."""
@@ -110,12 +120,16 @@ class Conversations:
         """
         tenant = self._service.keys.authenticate(request).name
         conversation = conversation_name(request)
+        if self._service.spool is not None:
+            self._service.spool.refuse_to_overtake(("turn", tenant, conversation))
         turns, seq = 0, None
         async with mapped():
             while True:
                 committed = await self._service.database.write(
                     lambda c: removal.delete_turns(c, tenant, conversation), timeout_s=30
                 )
+                if self._service.spool is not None:
+                    self._service.spool.spool.saw(committed.at)
                 deleted, newest = committed.value
                 turns, seq = turns + deleted, newest or seq
                 if deleted < removal.BATCH:

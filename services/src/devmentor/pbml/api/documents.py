@@ -10,6 +10,7 @@ from devmentor.pbml.api.requests import bounded, document_name, mapped, no_docum
 from devmentor.pbml.api.service import Service
 from devmentor.pbml.db import Connection
 from devmentor.pbml.models import DocumentRequest, DocumentsQuery, cursor_of, watermark
+from devmentor.pbml.spool.entry import Entry, lane_of
 from devmentor.pbml.store import acceptance, ledger, listing, versions
 from devmentor.pbml.store.acceptance import Accepted
 
@@ -32,6 +33,7 @@ class Documents:
                 202,
                 answers.AcceptedDocument,
                 body=DocumentRequest,
+                errors=(403,),
                 idempotent=True,
             ),
             Endpoint(
@@ -73,14 +75,26 @@ class Documents:
         size = bounded("document", body.text, self._service.settings.max_document_bytes, "text")
 
         async def accept(c: Connection) -> Accepted:
+            await self._service.quota.document(c, tenant, body.id, size)
             return await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
 
-        return await self._service.accept(request, tenant, "document", body.model_dump(), size, accept)
+        draft = Entry(
+            self._service.settings.replica,
+            tenant,
+            "document",
+            body.id,
+            body.text,
+            title=body.title,
+            metadata=body.metadata,
+        )
+        return await self._service.accept(request, tenant, "document", body.model_dump(), size, accept, draft)
 
     async def delete_document(self, request: Request) -> JSONResponse:
         """202: gone for readers from now on; the job removes what is left of it."""
         tenant = self._service.keys.authenticate(request).name
         document_id = document_name(request)
+        if self._service.spool is not None:
+            self._service.spool.refuse_to_overtake(lane_of(tenant, document_id))
 
         async def accept(c: Connection) -> Accepted:
             accepted = await acceptance.accept_deletion(c, tenant, document_id)

@@ -1,7 +1,9 @@
 """What the endpoints share: clients, keys, and the one way in which anything is accepted."""
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import procrastinate
@@ -15,14 +17,17 @@ from devmentor.common.errors import ApiError
 from devmentor.pbml import jobs, tokens
 from devmentor.pbml.api.requests import mapped
 from devmentor.pbml.context import ContextService
-from devmentor.pbml.db import Connection, Database
+from devmentor.pbml.db import Committed, Connection, Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
 from devmentor.pbml.models import watermark
+from devmentor.pbml.quota import QuotaCheck
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.spool.entry import Entry
+from devmentor.pbml.spool.writes import Spooled, SpooledWrites
 from devmentor.pbml.state.fetch import StateContext, WithState
 from devmentor.pbml.state.reader import Reader
-from devmentor.pbml.store import idempotency
+from devmentor.pbml.store import idempotency, spooled
 from devmentor.pbml.store.acceptance import Accepted
 
 ACCEPTED = Counter("pbml_accepted", "Acknowledged items", ["kind", "durability"])
@@ -40,6 +45,7 @@ class Service:
             raise ValueError("PBML_TENANTS_FILE is not set")
         self.settings = settings
         self.keys = TenantKeys(settings.tenants_file)
+        self.quota = QuotaCheck(settings.quotas)
         self.database = Database(settings, "pbml-api")
         self.index = Index(settings)
         self.embedder = make_embedder(settings)
@@ -50,6 +56,7 @@ class Service:
         self.context: ContextService | WithState = ContextService(*parts, self.state)
         if self.state is not None:
             self.context = WithState(self.context, StateContext(*parts, self.state))
+        self.spool = SpooledWrites.of(settings, self.database, self.queue, self.keys.has)
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:
@@ -57,7 +64,9 @@ class Service:
         await self.database.open()
         await self.embedder.open()
         try:
-            async with self.queue.open_async(self.database.pool):
+            async with self.queue.open_async(self.database.pool), AsyncExitStack() as stack:
+                if self.spool is not None:
+                    await stack.enter_async_context(self.spool.running())
                 yield
         finally:
             await self.embedder.close()
@@ -65,13 +74,27 @@ class Service:
             await self.database.close()
 
     async def accept(
-        self, request: Request, tenant: str, kind: str, body: dict[str, Any], size: int, accept: Accept
+        self,
+        request: Request,
+        tenant: str,
+        kind: str,
+        body: dict[str, Any],
+        size: int,
+        accept: Accept,
+        draft: Entry | None = None,
     ) -> JSONResponse:
-        """One transaction: idempotency key, version with its text, job, response."""
+        """One transaction: idempotency key, version with its text, job, response.
+
+        Where there is a spool, a write with a `draft` goes there if PostgreSQL can not take it.
+        """
         key = request.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
             raise ApiError(400, "invalid_idempotency_key", "Idempotency-Key must have 1 to 255 printable characters")
         digest = idempotency.request_bytes(f"{request.method} {kind}", body)
+        if draft is not None and self.spool is not None:
+            draft = replace(draft, key=key, request_sha256=hashlib.sha256(digest).hexdigest())
+        else:
+            draft = None
         replayed = False
 
         async def work(c: Connection) -> dict[str, Any]:
@@ -88,22 +111,39 @@ class Service:
                 response |= {"document_id": accepted.document_id, "version": accepted.version}
             if key is not None:
                 await idempotency.answer_key(c, tenant, key, response)
+            if draft is not None:
+                await spooled.record(c, tenant, draft.entry_id, accepted.seq)
             return response
 
         try:
             async with mapped():
-                committed = await self.database.write(work)
+                written = await self._written(work, draft)
         except idempotency.KeyReused:
             raise ApiError(
                 422, "idempotency_key_reused", "this Idempotency-Key was used with another request"
             ) from None
+        if isinstance(written, Spooled):
+            response, durability, replayed = written.response, "local", written.replayed
+        else:
+            response, durability = written.value, written.durability
         if replayed:
             REPLAYED.inc()
         else:
-            ACCEPTED.labels(kind, committed.durability).inc()
+            ACCEPTED.labels(kind, durability).inc()
             ACCEPTED_BYTES.labels(kind).inc(size)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
-        return JSONResponse({**committed.value, "durability": committed.durability}, status_code=202, headers=headers)
+        return JSONResponse({**response, "durability": durability}, status_code=202, headers=headers)
+
+    async def _written(
+        self, work: Callable[[Connection], Awaitable[dict[str, Any]]], draft: Entry | None
+    ) -> Committed[dict[str, Any]] | Spooled:
+        if self.spool is None:
+            return await self.database.write(work)
+        if draft is None:
+            committed = await self.database.write(work)
+            self.spool.spool.saw(committed.at)
+            return committed
+        return await self.spool.write(work, draft)
 
 
 def make_embedder(settings: Settings) -> Embedder:

@@ -13,15 +13,17 @@ from devmentor.common.errors import ApiError
 from devmentor.pbml.context.fuse import Found, Hit, Piece, fuse, ranked
 from devmentor.pbml.context.passages import beside, fit, take
 from devmentor.pbml.context.retrieve import Sources
-from devmentor.pbml.db import Database
+from devmentor.pbml.context.summary import fit_summaries, summary_body
+from devmentor.pbml.db import Connection, Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
-from devmentor.pbml.models import ContextRequest, watermark_seq
+from devmentor.pbml.models import ContextRequest, spooled_id, watermark_seq
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.state.reader import Reader
-from devmentor.pbml.store import generations, ledger, maintenance, pins
+from devmentor.pbml.store import generations, ledger, maintenance, pins, spooled, summaries
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.store.pins import Pin
+from devmentor.pbml.store.summaries import Summary
 from devmentor.pbml.tokens import TokenCounter
 
 FETCH_SECONDS = Histogram(
@@ -47,6 +49,7 @@ class _State:
     conversation_generation: int
     pins: list[Pin]
     turns: list[Turn]
+    summaries: list[Summary]
     pending: list[Pending]
     missing: Missing
     index_incomplete: bool
@@ -105,8 +108,8 @@ class ContextService:
             pending: list[Pending] = []
             seq: int | None = None
             if request.watermark is not None:
-                seq = watermark_seq(request.watermark)
-                if not await ledger.watermark_exists(c, tenant, seq):
+                seq = await _reached(c, tenant, request.watermark)
+                if seq is None:
                     raise ApiError(
                         409,
                         "watermark_not_reached",
@@ -122,10 +125,15 @@ class ContextService:
                 if conversation is not None and self._s.fetch_turns
                 else []
             )
+            older = (
+                await summaries.shown(c, tenant, conversation, self._s.fetch_summaries)
+                if conversation is not None and self._s.fetch_summaries and self._s.fetch_summary_share
+                else []
+            )
             served = [*(p.seq for p in pending), *(turn.seq for turn in turns)]
             missing = await ledger.missing_versions(c, tenant, seq, conversation, request.filters.document_ids, served)
             incomplete = await maintenance.index_incomplete(c)
-        return _State(documents, turns_generation, pinned, turns, pending, missing, incomplete)
+        return _State(documents, turns_generation, pinned, turns, older, pending, missing, incomplete)
 
     async def _retrieve(
         self,
@@ -166,20 +174,32 @@ class ContextService:
             lambda: fit_turns(state.turns, int(left * self._s.fetch_turn_share), counter),
         )
         left -= turns_cost
+        summarised, summaries_cost = await self._counted(
+            (summary.body for summary in state.summaries),
+            lambda: fit_summaries(
+                state.summaries, turns, min(left, int(budget * self._s.fetch_summary_share)), counter
+            ),
+        )
+        left -= summaries_cost
         shown = {turn.document_id for turn in turns}
         hits = [hit for hit in hits if hit.piece.document_id not in shown]
         neighbours = await self._sources.beside(tenant, beside(hits[: self._s.fetch_neighbours]), pending)
         passages = await self._counted((hit.piece.text for hit in hits), lambda: fit(hits, neighbours, left, counter))
         SERVED.labels("pin").inc(len(pinned))
+        SERVED.labels("summary").inc(len(summarised))
         for passage in passages:
             SERVED.labels(passage.hit.source).inc()
         for name, count in asdict(state.missing).items():
             if count:
                 MISSING.labels(name).inc()
         return {
-            "chunks": [*(pin_body(*pin) for pin in pinned), *(passage.body() for passage in passages)],
+            "chunks": [
+                *(pin_body(*pin) for pin in pinned),
+                *(summary_body(request.conversation_id or "", *one) for one in summarised),
+                *(passage.body() for passage in passages),
+            ],
             "turns": [{"role": turn.role, "content": turn.content} for turn in turns],
-            "tokens": pins_cost + turns_cost + sum(passage.tokens for passage in passages),
+            "tokens": pins_cost + turns_cost + summaries_cost + sum(passage.tokens for passage in passages),
             "token_counter": counter.name,
             "context_version": context_version(
                 state.documents_generation, state.conversation_generation, state.pending
@@ -238,6 +258,14 @@ def fit_turns(newest_first: list[Turn], budget: int, counter: TokenCounter) -> t
         kept.append(turn)
         spent += cost
     return kept[::-1], spent
+
+
+async def _reached(c: Connection, tenant: str, mark: str) -> int | None:
+    """The watermark's seq; None where the ledger does not hold it, or the replica that it names has not replayed it."""
+    seq = watermark_seq(mark)
+    if seq is None:
+        return await spooled.seq_of(c, tenant, spooled_id(mark))
+    return seq if await ledger.watermark_exists(c, tenant, seq) else None
 
 
 def _observe(stage: str, start: float) -> None:

@@ -104,7 +104,8 @@ class StateContext(ContextService):
         seq = None
         if request.watermark is not None:
             seq = watermark_seq(request.watermark)
-            if not view.reached(tenant, seq):
+            # A watermark of a spool has no seq before it is replayed: no state can have come to it.
+            if seq is None or not view.reached(tenant, seq):
                 raise ApiError(
                     409,
                     "watermark_not_reached",
@@ -127,6 +128,7 @@ class StateContext(ContextService):
             conversation_generation=0,
             pins=view.pins(tenant, request.conversation_id),
             turns=turns,
+            summaries=[],
             pending=pending,
             missing=view.missing(asked, seq, served),
             index_incomplete=False,

@@ -6,7 +6,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from devmentor.pbml.db import Connection
-from devmentor.pbml.store import generations
+from devmentor.pbml.store import generations, summaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,22 @@ async def accept_deletion(c: Connection, tenant: str, document_id: str) -> Accep
     row = await cursor.fetchone()
     assert row is not None
     await generations.bump_generation(c, tenant, document_id)
+    if document_id.startswith("~"):
+        await _take_from_summaries(c, tenant, document_id)
     return Accepted(document_id, version, row["seq"])
+
+
+async def _take_from_summaries(c: Connection, tenant: str, document_id: str) -> None:
+    """What was made of a turn goes with it."""
+    cursor = await c.execute(
+        "SELECT conversation_id, seq FROM versions WHERE tenant = %s AND document_id = %s AND kind = 'turn'",
+        (tenant, document_id),
+    )
+    turn = await cursor.fetchone()
+    if turn is not None:
+        # The conversation's row first, so that a summary that is being written is seen, or sees this.
+        await generations.bump_conversation(c, tenant, turn["conversation_id"])
+        await summaries.withdraw(c, tenant, turn["conversation_id"], turn["seq"])
 
 
 async def _next_version(c: Connection, tenant: str, document_id: str) -> int:

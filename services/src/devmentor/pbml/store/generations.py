@@ -1,6 +1,7 @@
 """Counters that say whether a fetch would retrieve from the same documents and turns as before."""
 
 import hashlib
+from collections.abc import Collection
 
 from devmentor.pbml.db import Connection
 
@@ -24,9 +25,19 @@ async def bump_generation(c: Connection, tenant: str, document_id: str) -> None:
 async def bump_conversation(c: Connection, tenant: str, conversation_id: str) -> None:
     """The same for a conversation's turns, which nobody outside it can retrieve."""
     await c.execute(
-        "INSERT INTO conversations VALUES (%s, %s, 1)"
+        "INSERT INTO conversations (tenant, conversation_id, generation) VALUES (%s, %s, 1)"
         " ON CONFLICT (tenant, conversation_id) DO UPDATE SET generation = conversations.generation + 1",
         (tenant, conversation_id),
+    )
+
+
+async def bump_conversations(c: Connection, tenant: str, conversation_ids: Collection[str]) -> None:
+    """The same for several at once."""
+    # In the order of ids: two of these must not wait for each other.
+    await c.execute(
+        "INSERT INTO conversations SELECT %s, a.conversation_id, 1 FROM unnest(%s::text[]) AS a(conversation_id)"
+        " ON CONFLICT (tenant, conversation_id) DO UPDATE SET generation = conversations.generation + 1",
+        (tenant, sorted(conversation_ids)),
     )
 
 

@@ -24,7 +24,11 @@ async def claim_key(c: Connection, tenant: str, key: str, request: bytes) -> dic
     A concurrent request with the same key waits here for the other's commit. A replay writes too: its
     commit can only be acknowledged after the first one's, which the first client may never have seen.
     """
-    digest = hashlib.sha256(request).digest()
+    return await claim_digest(c, tenant, key, hashlib.sha256(request).digest())
+
+
+async def claim_digest(c: Connection, tenant: str, key: str, digest: bytes) -> dict[str, Any] | None:
+    """The same, for a request of which only the SHA-256 is known."""
     cursor = await c.execute(
         "INSERT INTO idempotency (tenant, key, request_sha256) VALUES (%s, %s, %s)"
         " ON CONFLICT (tenant, key) DO UPDATE SET replays = idempotency.replays + 1"

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from devmentor.pbml.db import Connection
-from devmentor.pbml.store import generations, pins
+from devmentor.pbml.store import generations, pins, summaries
 
 BATCH = 2000
 
 
 async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: int = BATCH) -> tuple[int, int | None]:
-    """Up to `limit` turns of a conversation, and its pins, are gone for readers from the commit on: how many turns, and
-    the newest seq.
+    """Up to `limit` turns of a conversation, its pins and summaries are gone for readers from the commit on: how many
+    turns, and the newest seq.
 
     They are versions of kind deletion as any other, so whoever follows the ledger learns of each.
     """
@@ -21,15 +21,22 @@ async def delete_turns(c: Connection, tenant: str, conversation_id: str, limit: 
         (tenant, conversation_id, limit),
     )
     ids = [row["document_id"] for row in await cursor.fetchall()]
-    seq = await _delete(c, tenant, ids) if ids else None
+    seq = await delete_documents(c, tenant, ids) if ids else None
     await pins.remove_conversation(c, tenant, conversation_id)
     await generations.bump_conversation(c, tenant, conversation_id)
+    # A replica's spool may have turns that were said before this.
+    await c.execute(
+        "UPDATE conversations SET deleted_at = now() WHERE tenant = %s AND conversation_id = %s",
+        (tenant, conversation_id),
+    )
+    # After that row is locked: a summary that is being written is seen, or sees the deletions.
+    await summaries.remove_conversation(c, tenant, conversation_id)
     return len(ids), seq
 
 
 async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple[int, int | None]:
-    """Up to `limit` documents and turns of a tenant, and its pins, are gone for readers: how many documents and turns,
-    and the newest seq.
+    """Up to `limit` documents and turns of a tenant, its pins and summaries are gone for readers: how many documents
+    and turns, and the newest seq.
     """
     cursor = await c.execute(
         "SELECT document_id FROM documents WHERE tenant = %s AND deleted_version < latest_version"
@@ -37,11 +44,14 @@ async def delete_tenant(c: Connection, tenant: str, limit: int = BATCH) -> tuple
         (tenant, limit),
     )
     ids = [row["document_id"] for row in await cursor.fetchall()]
-    seq = await _delete(c, tenant, ids) if ids else None
+    seq = await delete_documents(c, tenant, ids) if ids else None
     await c.execute("UPDATE generations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
-    await c.execute("UPDATE conversations SET generation = generation + 1 WHERE tenant = %s", (tenant,))
+    await c.execute(
+        "UPDATE conversations SET generation = generation + 1, deleted_at = now() WHERE tenant = %s", (tenant,)
+    )
     await c.execute("DELETE FROM idempotency WHERE tenant = %s", (tenant,))
     await pins.remove_all(c, tenant)
+    await summaries.remove_all(c, tenant)
     return len(ids), seq
 
 
@@ -57,8 +67,10 @@ async def remains(c: Connection, tenant: str) -> int:
     return int(row["versions"])
 
 
-async def _delete(c: Connection, tenant: str, ids: Sequence[str]) -> int | None:
-    """Deletions in a few statements; the newest one's seq, None where all were gone already."""
+async def delete_documents(c: Connection, tenant: str, ids: Sequence[str]) -> int | None:
+    """Deletions in a few statements; the newest one's seq, None where all were gone already. Generations are the
+    caller's to count.
+    """
     # In the order of ids, as everybody who takes several: two of these must not wait for each other.
     await c.execute(
         "SELECT document_id FROM documents WHERE tenant = %(tenant)s AND document_id = ANY(%(ids)s)"
