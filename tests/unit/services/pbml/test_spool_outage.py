@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import random
 import time
 import uuid
@@ -321,9 +322,14 @@ async def swallowing_commits(target: int):
         server.close()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+# More, and longer: PBML_SPOOL_SEEDS=1,2,3 PBML_SPOOL_EACH=125 pytest tests/unit/services/pbml/test_spool_outage.py
+SEEDS = [int(seed) for seed in os.environ.get("PBML_SPOOL_SEEDS", "1").split(",")]
+EACH = int(os.environ.get("PBML_SPOOL_EACH", "50"))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_an_outage_with_kills_loses_nothing_and_doubles_nothing(seed, postgres, database, environment, tmp_path):
-    """1500 writes by 12 clients; the API is killed at seeded moments, PostgreSQL is away at seeded times."""
+    """Writes by 12 clients; the API is killed at seeded moments, PostgreSQL is away at seeded times."""
     chance = random.Random(seed)
     process = Api(tmp_path, environment)
     process.start()
@@ -335,7 +341,7 @@ async def test_an_outage_with_kills_loses_nothing_and_doubles_nothing(seed, post
         nonlocal local
         said = acknowledged.setdefault(f"c{number}", [])
         async with httpx.AsyncClient(base_url=process.url, headers=HEADERS, timeout=20) as client:
-            for n in range(125):
+            for n in range(EACH):
                 text, key = f"{number}/{n}", uuid.uuid4().hex
                 body = {"conversation_id": f"c{number}", "role": "user", "content": text}
                 while True:
@@ -371,13 +377,13 @@ async def test_an_outage_with_kills_loses_nothing_and_doubles_nothing(seed, post
         await asyncio.gather(*(client_of(number) for number in range(12)))
         over.set()
         await breaking
-        await eventually(lambda: rows(database, "SELECT count(*) FROM versions")[0][0] >= 1500, 60)
+        await eventually(lambda: rows(database, "SELECT count(*) FROM versions")[0][0] >= 12 * EACH, 60)
         process.stop()
     finally:
         process.kill()
-    assert local > 100, "the outages were not felt"
+    assert local > EACH // 2, "the outages were not felt"
     found = rows(database, "SELECT conversation_id, content FROM versions ORDER BY seq")
-    assert len(found) == 1500
+    assert len(found) == 12 * EACH
     for conversation, said in acknowledged.items():
         assert [text for name, text in found if name == conversation] == said
-    assert rows(database, "SELECT count(*) FROM procrastinate_jobs") == [(1500,)]
+    assert rows(database, "SELECT count(*) FROM procrastinate_jobs") == [(12 * EACH,)]
