@@ -14,7 +14,7 @@ from devmentor.pbml.rebuild import AWAY, Progress, Rebuild, read_progress
 from devmentor.pbml.reconcile import Reconciler
 from devmentor.pbml.retention import Retention
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.state import source
+from devmentor.pbml.state import published
 from devmentor.pbml.state.metrics import PRUNED
 from devmentor.pbml.store import maintenance, points, removal
 
@@ -114,9 +114,9 @@ class Maintenance:
         """Forget changes that every replica's state has, or that are too old to be waited for."""
         if time.monotonic() < self._prune_at:
             return
-        done = await self._db.write(lambda c: source.prune(c, _CHANGES_KEPT_S, self._s.state_log_hours * 3600))
+        done = await self._db.write(lambda c: published.prune(c, _CHANGES_KEPT_S, self._s.state_log_hours * 3600))
         PRUNED.inc(done.value)
-        if done.value < source.PRUNE_BATCH:
+        if done.value < published.PRUNE_BATCH:
             self._prune_at = time.monotonic() + _PRUNE_EVERY_S
 
     async def _remove(self, found: list[tuple[str, str, int]]) -> None:

@@ -164,19 +164,19 @@ async def test_a_restart_is_from_the_file_a_damaged_one_from_a_checkpoint_and_th
     await ledger.do(ingest, "old", "a secret text")
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
-        await one.follower.checkpointed()
+        await one.follower.copies.written()
         assert len(checkpoint.listed(tmp_path / "one" / place.CHECKPOINTS)) == 1
     await ledger.do(ingest, "b", "text of b")
     await ledger.do(delete, "old")
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
-        assert one.follower.origin == "file"
+        assert one.follower.files.origin == "file"
         assert set(one.bodies()) == {"a", "b"}
         expected, path = one.file.digests(), one.path
     path.write_bytes(b"no database at all" * 1000)
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
-        assert one.follower.origin == "checkpoint"
+        assert one.follower.files.origin == "checkpoint"
         assert one.path != path
         assert not path.exists()
         assert one.file.digests() == expected
@@ -189,7 +189,7 @@ async def test_a_file_that_is_found_damaged_while_it_is_used_is_replaced(ledger,
         await ledger.do(ingest, f"d{number}", f"text {number} " * 50)
     async with Replica(ledger.conninfo, tmp_path / "one", state_compare_s=0.001) as one:
         await one.settle()
-        await one.follower.checkpointed()
+        await one.follower.copies.written()
         expected = one.file.digests()
         one.file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         one.file.db.execute("PRAGMA cache_size = 0")
@@ -200,7 +200,7 @@ async def test_a_file_that_is_found_damaged_while_it_is_used_is_replaced(ledger,
         for _ in range(20):
             await one.follower.round()
         assert one.path != path
-        assert one.follower.origin == "checkpoint"
+        assert one.follower.files.origin == "checkpoint"
         assert one.file.digests() == expected
 
 
@@ -209,7 +209,7 @@ async def test_with_no_whole_checkpoint_all_is_loaded(ledger, tmp_path):
     await ledger.do(ingest, "a", "text of a")
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
-        await one.follower.checkpointed()
+        await one.follower.copies.written()
         path = one.path
     path.write_bytes(b"")
     path.with_name("state.db-wal").unlink(missing_ok=True)
@@ -218,7 +218,7 @@ async def test_with_no_whole_checkpoint_all_is_loaded(ledger, tmp_path):
         found.write_bytes(b"x")
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
-        assert one.follower.origin == "postgres"
+        assert one.follower.files.origin == "postgres"
         assert set(one.bodies()) == {"a"}
 
 
@@ -232,7 +232,7 @@ async def test_a_deleted_text_leaves_the_checkpoints_with_the_last_that_had_it(l
 
     async with Replica(ledger.conninfo, tmp_path / "one", state_checkpoints=2) as one:
         await one.settle()
-        await one.follower.checkpointed()
+        await one.follower.copies.written()
         await ledger.do(delete, "a")
         await one.settle()
         seen = [secrets()]

@@ -203,13 +203,14 @@ async def test_another_ledger_is_loaded_anew(postgres, ledger, tmp_path):
         assert one.file.digests() == await truth(other)
 
 
-async def test_transactions_that_went_back_are_another_ledger(ledger, tmp_path):
+@pytest.mark.parametrize("snapshot", ["900000:900000:", "nonsense"])
+async def test_a_position_that_can_not_be_is_loaded_anew(ledger, tmp_path, snapshot):
     await ledger.do(ingest, "a", "text of a")
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
         before = one.path
         with one.file.writing():
-            one.file.note(snapshot="900000:900000:")
+            one.file.note(snapshot=snapshot)
         await one.settle()
         assert one.path != before
         assert set(one.bodies()) == {"a"}

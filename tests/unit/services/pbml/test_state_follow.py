@@ -5,7 +5,7 @@ import pytest
 from state_world import BIN, Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
 
 from devmentor.pbml import schema
-from devmentor.pbml.state import source
+from devmentor.pbml.state import published, source
 from devmentor.pbml.store import pins
 from devmentor.pbml.store.generations import shard_of
 
@@ -154,7 +154,7 @@ async def test_a_replica_that_was_away_for_too_long_loads_anew(ledger, tmp_path)
     with psycopg.connect(ledger.conninfo) as c:
         c.execute("UPDATE replica_states SET seen_at = now() - interval '2 days'")
         c.execute("UPDATE changes SET at = now() - interval '2 days'")
-    assert await ledger.do(source.prune, 900, 86400) > 0
+    assert await ledger.do(published.prune, 900, 86400) > 0
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
         await one.settle()
         assert one.path != before
@@ -171,7 +171,7 @@ async def test_changes_that_a_replica_lacks_are_not_pruned(ledger, tmp_path):
         await ledger.do(ingest, "b", "two")
         with psycopg.connect(ledger.conninfo) as c:
             c.execute("UPDATE changes SET at = now() - interval '1 hour'")
-        assert await ledger.do(source.prune, 900, 86400) == 2
+        assert await ledger.do(published.prune, 900, 86400) == 2
         before = one.path
         await one.settle()
         assert one.path == before

@@ -43,7 +43,9 @@ class Digest:
         if self._service.state is None:
             raise ApiError(404, "no_state", "this replica keeps no local state: PBML_STATE_DIR is not set")
         try:
-            about = await read(self._service.state, lambda view: view.about(tenant), _READ_S)
+            about, documents = await read(
+                self._service.state, lambda view: (view.about(tenant), view.documents(tenant)), _READ_S
+            )
         except StateAway as error:
             raise unavailable("state_not_ready", f"the local state can not answer yet: {error}") from error
         return JSONResponse(
@@ -51,7 +53,7 @@ class Digest:
                 "replica": self._service.settings.replica,
                 "position": about.position,
                 "digest": about.digest,
-                "documents": about.documents,
+                "documents": documents,
                 "synced_at": datetime.fromtimestamp(about.at, UTC).isoformat(),
             }
         )

@@ -1,7 +1,6 @@
 """Keeps the state: loads it, follows the ledger, compares, publishes what it has, writes checkpoints. In the worker."""
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 import time
@@ -13,10 +12,12 @@ from typing import TypeVar
 
 from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.settings import Settings
-from devmentor.pbml.state import checkpoint, metrics, place, source
+from devmentor.pbml.state import metrics, place, published, source
 from devmentor.pbml.state.compare import Walk
+from devmentor.pbml.state.copies import Copies
 from devmentor.pbml.state.entry import Key
 from devmentor.pbml.state.file import StateFile, StateUnreadable
+from devmentor.pbml.state.files import Files
 from devmentor.pbml.state.load import Loader
 from devmentor.pbml.state.source import Changes, View
 
@@ -42,19 +43,17 @@ class Follower:
     def __init__(self, settings: Settings, database: Database, directory: Path) -> None:
         self._s = settings
         self._db = database
-        self._directory = directory
+        self.files = Files(directory)
+        self.copies = Copies(directory / place.CHECKPOINTS, settings.state_checkpoint_s, settings.state_checkpoints)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self.file: StateFile | None = None
         self._new = True
-        self.origin = ""
         self._began = time.monotonic()
         self._exact: View | None = None
         self._synced: float | None = None
-        self._published_at = self._compared_at = self._checkpoint_at = 0.0
+        self._published_at = self._compared_at = 0.0
         self._walk = Walk(settings.state_compare_documents)
         self._suspected: dict[str, float] = {}
-        self._copying: asyncio.Task[None] | None = None
-        metrics.CHECKPOINT_EVERY.set(settings.state_checkpoint_s)
         metrics.BEHIND.set_function(lambda: time.monotonic() - (self._synced or self._began))
 
     async def run(self) -> None:
@@ -74,98 +73,40 @@ class Follower:
             metrics.FAILURES.labels("away").inc()
             log.info("state waits for PostgreSQL", extra={"reason": str(error)[:300]})
             return self._s.state_poll_s
-        except sqlite3.DatabaseError as error:
-            metrics.FAILURES.labels("fault").inc()
-            log.exception("state: the file")
-            if error.sqlite_errorcode & 0xFF in _DAMAGED:
-                await self._replace()
-        except Exception:
+        except Exception as error:
             metrics.FAILURES.labels("fault").inc()
             log.exception("state: a round failed")
+            if self.file is not None and _damaged(error):
+                await self._use(partial(self.files.instead_of, self.file))
         return _FAULT_PAUSE_S
 
     async def turn(self) -> bool:
         """One round; whether the next one should follow at once."""
         file = self.file
         if file is None:
-            file = await self._in_thread(self._open)
+            file = await self._use(self.files.open)
         if await self._in_thread(partial(file.meta, "loaded")) is None:
             return await self._load(file)
         metrics.READY.set(1)
         more = await self._follow(file)
         if self.file is file and self._exact is not None:
             await self._publish(file, self._exact)
-            self._begin_checkpoint(file)
+            self.copies.begin(file)
         return more
 
-    # Which file
-
-    def _open(self) -> StateFile:
-        """The file that was in use, else the newest whole checkpoint, else an empty one."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        place.tidy(self._directory)
-        used = place.current(self._directory)
-        if used is not None:
-            try:
-                return self._opened(used, "file")
-            except StateUnreadable as error:
-                log.error("the state's file can not be used", extra={"reason": str(error)})
-        return self._restored() or self._empty()
-
-    def _opened(self, path: Path, origin: str) -> StateFile:
-        file = StateFile(path)
-        file.open()
-        self.file, self.origin, self._new = file, origin, True
-        return file
-
-    def _restored(self) -> StateFile | None:
-        target = place.another(self._directory)
-        if checkpoint.restore(self._directory / place.CHECKPOINTS, target) is None:
-            return None
-        try:
-            file = self._opened(target, "checkpoint")
-        except StateUnreadable as error:
-            log.error("the checkpoint can not be used", extra={"reason": str(error)})
-            return None
-        place.use(self._directory, target)
-        return file
-
-    def _empty(self) -> StateFile:
-        target = place.another(self._directory)
-        file = self._opened(target, "postgres")
-        place.use(self._directory, target)
-        return file
-
-    async def _replace(self) -> None:
-        """Of a damaged file: by a checkpoint, and where that was one already by an empty file."""
-
-        def work() -> None:
-            before = self.origin == "checkpoint"
-            if self.file is not None:
-                self.file.close()
-            if before or self._restored() is None:
-                self._empty()
-
-        self._forget_progress()
-        await self._in_thread(work)
-
-    async def _anew(self, reason: str) -> None:
+    async def _anew(self, file: StateFile, reason: str) -> None:
         """What is here does not lead to what PostgreSQL has: load all of it."""
         log.warning("the state is loaded anew", extra={"reason": reason})
         metrics.LOADS.labels(reason).inc()
-        self._forget_progress()
+        await self._use(partial(self.files.empty, file))
 
-        def work() -> None:
-            if self.file is not None:
-                self.file.close()
-            self._empty()
-
-        await self._in_thread(work)
-
-    def _forget_progress(self) -> None:
-        self._exact, self._began = None, time.monotonic()
+    async def _use(self, make: Callable[[], StateFile]) -> StateFile:
+        """Another file, and nothing of what was known of the one before."""
+        self._exact, self._began, self._new = None, time.monotonic(), True
         self._walk.stop()
         metrics.READY.set(0)
+        self.file = await self._in_thread(make)
+        return self.file
 
     # What is in it
 
@@ -180,12 +121,14 @@ class Follower:
                 await loader.begin(view)
                 since = view.snapshot
             elif (reason := await self._lost(file, view)) is not None:
-                await self._anew(reason)
+                await self._anew(file, reason)
                 return True
             done = await loader.page(c)
         # Keeps what changed since the beginning in the log.
         if time.monotonic() - self._published_at >= self._s.state_publish_s:
-            await self._db.write(partial(source.publish, replica=self._s.replica, view=view, since=since, digests=None))
+            await self._db.write(
+                partial(published.publish, replica=self._s.replica, view=view, since=since, digests=None)
+            )
             self._published_at = time.monotonic()
         if done:
             log.info("state loaded", extra={"seconds": round(time.monotonic() - self._began, 1)})
@@ -198,7 +141,10 @@ class Follower:
         )
         if snapshot is None or cluster != view.cluster:
             return "another ledger"
-        xmin, xmax = source.bounds(snapshot)
+        try:
+            xmin, xmax = source.bounds(snapshot)
+        except ValueError:
+            return "no position"
         if xmax > view.xmax and timeline == view.timeline:
             return "transactions went back"
         if view.pruned > xmin:
@@ -212,7 +158,7 @@ class Follower:
             await source.steady(c)
             view = await source.look(c)
             if (reason := await self._lost(file, view)) is not None:
-                await self._anew(reason)
+                await self._anew(file, reason)
                 return True
             since, timeline = await self._in_thread(lambda: (file.meta("snapshot"), file.meta("timeline")))
             if timeline != view.timeline:
@@ -223,7 +169,7 @@ class Follower:
                 self._walk.begin(None)
             changes = await source.changed(c, since or source.BEFORE_ALL, _MOST_CHANGES)
             if not changes.whole:
-                await self._anew("too many changes")
+                await self._anew(file, "too many changes")
                 return True
             groups = grouped(changes.documents, await source.sizes(c, changes.documents))
             if len(groups) <= 1:
@@ -280,12 +226,12 @@ class Follower:
         if now - self._published_at < self._s.state_publish_s:
             return
         self._published_at = now
-        self._measure(file, view, *await self._in_thread(lambda: (file.digests(), file.documents())))
+        self._measure(file, view, await self._in_thread(file.documents))
         digests = await self._in_thread(file.digests) if view.settled and not self._walk.urgent else None
 
         async def work(c: Connection) -> dict[str, dict[str, str]]:
-            await source.publish(c, self._s.replica, view, view.snapshot, digests)
-            return await source.others(c, self._s.replica, view) if digests is not None else {}
+            await published.publish(c, self._s.replica, view, view.snapshot, digests)
+            return await published.others(c, self._s.replica, view) if digests is not None else {}
 
         others = (await self._db.write(work)).value
         differ = {
@@ -305,68 +251,30 @@ class Follower:
         if fresh:
             self._walk.begin(fresh)
 
-    def _measure(self, file: StateFile, view: View, _digests: dict[str, str], documents: int) -> None:
+    def _measure(self, file: StateFile, view: View, documents: int) -> None:
         metrics.POSITION.set(view.position)
         metrics.DOCUMENTS.set(documents)
         metrics.BYTES.set(sum(path.stat().st_size for path in file.path.parent.iterdir()))
         if self._new:
-            metrics.STARTED.labels(self.origin).set(time.monotonic() - self._began)
+            metrics.STARTED.labels(self.files.origin).set(time.monotonic() - self._began)
             self._new = False
-
-    # Checkpoints
-
-    def _begin_checkpoint(self, file: StateFile) -> None:
-        """Beside the following, which does not wait for it."""
-        if self._copying is not None and not self._copying.done():
-            return
-        if self._checkpoint_at == 0.0:
-            self._checkpoint_at = self._due()
-        if time.monotonic() >= self._checkpoint_at:
-            self._checkpoint_at = time.monotonic() + self._s.state_checkpoint_s
-            self._copying = asyncio.create_task(self._checkpoint(file), name="state-checkpoint")
-
-    def _due(self) -> float:
-        """The first one: when the newest that is there is old enough."""
-        newest = self._show_newest()
-        return time.monotonic() + (self._s.state_checkpoint_s - (time.time() - newest.made_at) if newest else 0.0)
-
-    async def _checkpoint(self, file: StateFile) -> None:
-        directory = self._directory / place.CHECKPOINTS
-        try:
-            await asyncio.to_thread(checkpoint.write, file, directory, self._s.state_checkpoints)
-        except Exception:
-            metrics.CHECKPOINTS.labels("failed").inc()
-            log.exception("no checkpoint was written")
-        else:
-            metrics.CHECKPOINTS.labels("written").inc()
-            self._show_newest()
-
-    def _show_newest(self) -> checkpoint.Checkpoint | None:
-        found = checkpoint.listed(self._directory / place.CHECKPOINTS)
-        if not found:
-            return None
-        metrics.CHECKPOINT_AT.set(found[-1].made_at)
-        metrics.CHECKPOINT_BYTES.set(found[-1].size)
-        return found[-1]
-
-    async def checkpointed(self) -> None:
-        """Wait for a copy that is under way."""
-        if self._copying is not None:
-            await self._copying
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
         """Stop writing."""
-        if self._copying is not None:
-            # Its thread can not be stopped; what it leaves is removed by the next one.
-            self._copying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._copying
+        await self.copies.stop()
         self._thread.shutdown(wait=True)
         if self.file is not None:
             self.file.close()
+
+
+def _damaged(error: Exception) -> bool:
+    """Whether it says that the file is; not that the disk is full, say."""
+    if isinstance(error, sqlite3.DatabaseError):
+        return error.sqlite_errorcode & 0xFF in _DAMAGED
+    return isinstance(error, StateUnreadable)
 
 
 def place_in_log(file: StateFile, view: View, *, exact: bool) -> None:

@@ -39,7 +39,6 @@ class About:
     at: float
     snapshot: str
     digest: str
-    documents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +104,14 @@ class View:
     def about(self, tenant: str) -> About:
         """Where it stands, and the tenant's digest."""
         row = self._db.execute("SELECT digest FROM tenants WHERE tenant = ?", (tenant,)).fetchone()
-        documents = self._db.execute("SELECT count(*) FROM documents WHERE tenant = ?", (tenant,)).fetchone()[0]
         notes = self.notes
         digest = (row[0] if row is not None else NOTHING).hex()
-        return About(notes.get("position"), float(notes["at"]), notes["snapshot"], digest, documents)
+        return About(notes.get("position"), float(notes["at"]), notes["snapshot"], digest)
+
+    def documents(self, tenant: str) -> int:
+        """How many of the tenant have anything; it counts them."""
+        found = self._db.execute("SELECT count(*) FROM documents WHERE tenant = ?", (tenant,))
+        return int(found.fetchone()[0])
 
     def digests(self) -> dict[str, str]:
         """By tenant."""
