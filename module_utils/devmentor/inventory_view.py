@@ -32,6 +32,7 @@ _TEMPLATED_DEFAULTS = (
     "devmentor_vip",
     "devmentor_zone",
     "llamacpp_instances",
+    "pbml_tenants",
     "postgres_bootstrap_primary",
     "qwen_api_keys",
     "qwen_database_hosts",
