@@ -105,7 +105,7 @@ class Postgres:
                 time.sleep(0.05)
 
     def conninfo(self, database: str) -> str:
-        return f"host=127.0.0.1 port={self.port} dbname={database} user=pbml connect_timeout=2"
+        return f"host=127.0.0.1 port={self.port} dbname={database} user=pbml connect_timeout=20"
 
     def remove(self) -> None:
         if self.running:

@@ -239,4 +239,5 @@ async def test_a_deleted_text_leaves_the_checkpoints_with_the_last_that_had_it(l
         for _ in range(2):
             checkpoint.write(one.file, directory, keep=2)
             seen.append(secrets())
+            assert not any(b"a secret" in beside.read_bytes() for beside in one.path.parent.iterdir())
         assert seen == [[True], [True, False], [False, False]]

@@ -303,7 +303,9 @@ class StateFile:
 
     def copy_to(self, path: Path) -> None:
         """All of it as one transaction sees it, into a new file."""
-        with closing(sqlite3.connect(self.path)) as source, closing(sqlite3.connect(path)) as copy:
+        with closing(sqlite3.connect(self.path, timeout=1)) as source, closing(sqlite3.connect(path)) as copy:
+            # What was deleted leaves the log as well; where somebody reads for that long, the next time.
+            source.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             source.backup(copy)
             # A copy that nobody writes needs no log beside it.
             copy.execute("PRAGMA journal_mode = DELETE")
