@@ -24,10 +24,10 @@ def _programs() -> Path | None:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The conninfo of a server that forgets everything at the end; the test is skipped where none is installed."""
+    """The conninfo of a server that forgets everything at the end; the test fails where none is installed."""
     programs = _programs()
     if programs is None:
-        pytest.skip("no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql")
+        pytest.fail("no PostgreSQL in /usr/lib/postgresql: run tools/bootstrap.sh")
     as_owner = ["runuser", "-u", _OWNER, "--"] if os.geteuid() == 0 else []
     base = Path(tempfile.mkdtemp(prefix="pbml-ledger-"))
     if as_owner:

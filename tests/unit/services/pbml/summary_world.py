@@ -21,7 +21,7 @@ from devmentor.pbml.tokens import ByteTokenCounter
 def _programs() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        pytest.skip("PostgreSQL's server programs are not installed (Debian package postgresql)")
+        pytest.fail("no PostgreSQL in /usr/lib/postgresql: run tools/bootstrap.sh")
     return found[-1].parent
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+import yaml
 from conftest import ADMIN, StartTier
 from qdrant_client import models
 from qwen_doubles import MODEL, CacheNode, serving, until
@@ -25,16 +25,19 @@ from devmentor.qwen.purge import Scope, model_part
 from devmentor.qwen.semantic import Answer, Candidate
 from devmentor.qwen.semantic_store import SemanticStore, SemanticUnavailableError
 from devmentor.qwen.settings import QwenSettings
+from module_utils.devmentor.artifacts import select_artifacts
+from module_utils.devmentor.artifacts_cache import Fetcher
 
 REPOSITORY = Path(__file__).parents[4]
 DIMENSIONS = 4
 ONE, NEAR = [1.0, 0.0, 0.0, 0.0], [0.99, 0.1, 0.0, 0.0]
 
 
-def binary() -> str | None:
-    """Qdrant's, from QDRANT_BINARY, the path, or where the platform's artefacts are kept."""
-    fetched = sorted(map(str, REPOSITORY.glob(".cache/artifacts/qdrant/*/qdrant")))
-    return os.environ.get("QDRANT_BINARY") or shutil.which("qdrant") or (fetched[0] if fetched else None)
+def binary() -> str:
+    """Qdrant's, as the molecule inventory pins it, fetched into .cache where it is not there. Raises ArtifactError."""
+    declared = yaml.safe_load((REPOSITORY / "molecule/inventory/group_vars/all/artifacts.yml").read_text())
+    artifact = select_artifacts(declared["devmentor_artifacts"], ["qdrant"])[0]
+    return str(Fetcher(REPOSITORY / ".cache").fetch(artifact).path)
 
 
 @dataclass
@@ -46,8 +49,6 @@ class Peer:
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     program = binary()
-    if program is None:
-        pytest.skip("no Qdrant: set QDRANT_BINARY, or fetch the platform's artefacts")
     data = tmp_path_factory.mktemp("qdrant")
     with closing(socket.create_server(("127.0.0.1", 0))) as one, closing(socket.create_server(("127.0.0.1", 0))) as two:
         http, grpc = one.getsockname()[1], two.getsockname()[1]
