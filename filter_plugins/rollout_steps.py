@@ -117,7 +117,8 @@ def rollout_table(steps: Sequence[Mapping[str, Any]], verb: str, journal: Mappin
 
 
 def rollout_tiers(given: Any, known: Iterable[str]) -> list[str]:
-    """The tiers that `-e tier=` names: one, several with commas, or `all`. Raises AnsibleFilterError for others."""
+    """The tiers that `-e tier=` names: one, several with commas, or `all`, in the safe order of
+    the table. Raises AnsibleFilterError for others."""
     names = [str(name).strip() for name in (given.split(",") if isinstance(given, str) else given) if str(name).strip()]
     known = list(known)
     if names == ["all"]:
@@ -127,7 +128,7 @@ def rollout_tiers(given: Any, known: Iterable[str]) -> list[str]:
         raise AnsibleFilterError(
             f"tier is {', '.join(wrong) or 'not given'}; pass -e tier=all or some of {', '.join(known)}, with commas between them."
         )
-    return names
+    return [name for name in known if name in names]
 
 
 class FilterModule:
