@@ -50,7 +50,10 @@ def lock_verdict(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[str
         if others
         else "mend the hosts that do not answer; two of three are needed"
     )
-    return {"held": False, "msg": f"The lock of rolling updates is not had: {'; '.join(said)}. Nothing was changed. Remedy: {remedy}."}
+    return {
+        "held": False,
+        "msg": f"The lock of rolling updates is not had: {'; '.join(said)}. Nothing was changed. Remedy: {remedy}.",
+    }
 
 
 def journal_newest(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[str, Any]:
@@ -61,7 +64,9 @@ def journal_newest(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[s
     good, silent = _answers(answers, keepers, "journal")
     if len(good) <= len(keepers) // 2:
         why = "; ".join(f"{name}: {(answers.get(name) or {}).get('msg', 'no answer')}" for name in silent)
-        raise AnsibleFilterError(f"The journal of rolling updates is unknown, because too few of its keepers could read it: {why}")
+        raise AnsibleFilterError(
+            f"The journal of rolling updates is unknown, because too few of its keepers could read it: {why}"
+        )
     journals = [dict(answer["journal"]) for answer in good.values() if answer["journal"]]
     # A run's name begins with its time.
     return max(journals, key=lambda journal: (journal["run"], journal["seq"]), default={})
@@ -101,7 +106,15 @@ def rollout_document(
         return {**journal, "seq": int(journal["seq"]) + 1, "state": "running", "resumed_by": run, "owner": owner}
     # What a rollback takes back is in the journal before it.
     steps = [dict(step) for step in journal.get("steps", ())] if kind == "rollback" else []
-    return {"run": run, "kind": kind, "target": dict(target), "owner": owner, "state": "running", "seq": 1, "steps": steps}
+    return {
+        "run": run,
+        "kind": kind,
+        "target": dict(target),
+        "owner": owner,
+        "state": "running",
+        "seq": 1,
+        "steps": steps,
+    }
 
 
 def rollout_before(journal: Mapping[str, Any], tier: str, host: str) -> str:

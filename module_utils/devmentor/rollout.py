@@ -37,7 +37,7 @@ class RolloutError(Exception):
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _read(path: Path, remedy: str) -> Document:
@@ -93,7 +93,13 @@ class Lock:
         except FileNotFoundError:
             age = 0
         name = str(lock.get("run", ""))
-        return {"held": True, "mine": bool(run) and name == run, "run": name, "owner": str(lock.get("owner", "")), "age_s": age}
+        return {
+            "held": True,
+            "mine": bool(run) and name == run,
+            "run": name,
+            "owner": str(lock.get("owner", "")),
+            "age_s": age,
+        }
 
     def acquire(self, run: str, owner: str, take_over: str = "", check: bool = False) -> tuple[bool, Document]:
         """(changed, what show says then). Another run's lock is left alone, unless it is the one named by `take_over`."""
@@ -151,7 +157,7 @@ class Journal:
                 f"{self._path} is at entry {have['seq']} of {have['run']}, which is not older than entry {want['seq']}. "
                 "Remedy: read the journal again; another run may have written to it."
             )
-        if have and have["run"] != want["run"] and have.get("state") in OPEN:
+        if have and have["run"] != want["run"] and have.get("state") in OPEN and want["kind"] != "rollback":
             raise RolloutError(
                 f"{self._path}: {have['run']} is {have['state']}. Remedy: finish it by running its playbook again, or take "
                 "it back with playbooks/rollback.yml."

@@ -63,7 +63,11 @@ def test_a_turn_that_was_begun_and_not_ended_is_done_again_without_any_change(ph
 
 
 def test_a_turn_that_went_back_is_whole() -> None:
-    journal = {"run": "r1", "state": "failed", "steps": [record("qwen", "h2", "failed"), record("qwen", "h2", "went_back")]}
+    journal = {
+        "run": "r1",
+        "state": "failed",
+        "steps": [record("qwen", "h2", "failed"), record("qwen", "h2", "went_back")],
+    }
     assert steps(changes={}, journal=journal) == []
 
 
@@ -100,7 +104,9 @@ def test_the_plan_is_readable() -> None:
     lines = plan.rollout_table(found, "update", {})
     assert lines[0] == "update: 2 steps, one host at a time"
     assert lines[1].split() == ["1.", "qwen", "h1", "slot", "impact:", "none", "(canary)", "-", "Install"]
-    assert plan.rollout_table([], "update", {}) == ["Nothing to do: every host of these tiers is as the inventory wants it."]
+    assert plan.rollout_table([], "update", {}) == [
+        "Nothing to do: every host of these tiers is as the inventory wants it."
+    ]
     assert "goes on with r7" in plan.rollout_table(found, "update", {"run": "r7", "state": "failed"})[1]
 
 
