@@ -57,7 +57,7 @@ def lock_verdict(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[str
 
 
 def journal_newest(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[str, Any]:
-    """The journal with the newest entry. Raises AnsibleFilterError where fewer than a majority of keepers could read theirs.
+    """The journal with the newest entry. Raises AnsibleFilterError where no majority of the keepers could read theirs.
 
     Every entry was written to a majority, so any majority has the newest one.
     """
@@ -88,9 +88,9 @@ def rollout_refusal(journal: Mapping[str, Any], kind: str, target: Mapping[str, 
     if (journal["kind"], dict(journal["target"])) == (kind, dict(target)):
         return ""
     return (
-        f"{journal['kind']} {journal['run']} is {journal['state']} and wants another state ({_short(journal['target'])}) than "
-        f"this {kind} ({_short(target)}). Nothing was changed. Remedy: finish it by running its playbook with its inventory again, "
-        "or take it back with playbooks/rollback.yml."
+        f"{journal['kind']} {journal['run']} is {journal['state']} and wants another state ({_short(journal['target'])}) "
+        f"than this {kind} ({_short(target)}). Nothing was changed. Remedy: finish it by running its playbook with its "
+        "inventory again, or take it back with playbooks/rollback.yml."
     )
 
 

@@ -1,4 +1,4 @@
-"""The plan of a rolling update: which tier on which host, in which order. Pure functions, tested in tests/unit/rollout."""
+"""The plan of a rolling update: which tier on which host, in which order. Pure functions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def rollout_in(host: str, group: str | Sequence[str], groups: Mapping[str, Seque
 def rollout_last(groups: Mapping[str, Sequence[str]], hostvars: Any, pg_leader: str, address: str) -> dict[str, str]:
     """Tier -> the host that goes last: PostgreSQL's and Qdrant's leaders, the gateway that holds the virtual address.
 
-    Qdrant's is in what its peers answered to /cluster (`__rollout_raft`), the address in the gateways' facts. What is not
-    known is left out: then the order is the inventory's.
+    Qdrant's is in what its peers answered to /cluster (`__rollout_raft`), the address in the gateways' facts. What is
+    not known is left out: then the order is the inventory's.
     """
     last = {"postgres": pg_leader}
     for host in groups.get("qdrant", ()):
@@ -58,10 +58,10 @@ def rollout_steps(
 ) -> list[Step]:
     """What is left to do, in order: {tier, host, mode, impact, changes, canary, interrupted}.
 
-    tiers: the role's table. live: hosts that are not offline. changes: host -> tier -> tasks that a check run said would
-    change something. last: tier -> the host that goes last (the leader). A host that an unfinished journal has begun and
-    not ended is done again, changes or not. Restarts take every host that the journal has not ended; rollbacks those that
-    it has touched, the newest first.
+    tiers: the role's table. live: hosts that are not offline. changes: host -> tier -> tasks that a check run said
+    would change something. last: tier -> the host that goes last (the leader). A host that an open journal has begun
+    and not ended is done again, changes or not. Restarts take every host that the journal has not ended, rollbacks
+    those that it has touched.
     """
     open_journal = journal.get("state") in ("running", "failed")
     records = last_records(journal)
@@ -126,7 +126,7 @@ def rollout_tiers(given: Any, known: Iterable[str]) -> list[str]:
     wrong = [name for name in names if name not in known]
     if wrong or not names:
         raise AnsibleFilterError(
-            f"tier is {', '.join(wrong) or 'not given'}; pass -e tier=all or some of {', '.join(known)}, with commas between them."
+            f"tier is {', '.join(wrong) or 'not given'}; pass -e tier=all, or some of {', '.join(known)} with commas between."
         )
     return [name for name in known if name in names]
 

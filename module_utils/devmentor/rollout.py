@@ -1,7 +1,7 @@
 """The lock and the journal of rolling updates, as files of the hosts that keep them (the keepers).
 
-A keeper knows its own two files only. That a majority of the keepers must have granted a lock, and which journal is the
-newest, is decided on the control node (filter_plugins/rollout.py). Runs on the hosts, on Python's standard library alone.
+A keeper knows its own two files only. That a majority of the keepers must have granted a lock, and which journal is
+the newest, is decided on the control node (filter_plugins/rollout.py). Runs on the hosts, on Python's standard library alone.
 
     <directory>/lock.json       there while a run holds the lock: {run, owner, at}
     <directory>/journal.json    the journal of the last roll, finished or not
@@ -102,7 +102,7 @@ class Lock:
         }
 
     def acquire(self, run: str, owner: str, take_over: str = "", check: bool = False) -> tuple[bool, Document]:
-        """(changed, what show says then). Another run's lock is left alone, unless it is the one named by `take_over`."""
+        """(changed, what show says then). Another run's lock stays, unless it is the one of `take_over`."""
         seen = self.show(run)
         if seen["mine"] or (seen["held"] and seen["run"] != take_over):
             return False, seen
@@ -154,13 +154,12 @@ class Journal:
             return False, have
         if have and have["run"] == want["run"] and want["seq"] <= have["seq"]:
             raise RolloutError(
-                f"{self._path} is at entry {have['seq']} of {have['run']}, which is not older than entry {want['seq']}. "
-                "Remedy: read the journal again; another run may have written to it."
+                f"{self._path} is at entry {have['seq']} of {have['run']}, not before entry {want['seq']}. Remedy: read the journal again; another run may have written to it."
             )
         if have and have["run"] != want["run"] and have.get("state") in OPEN and want["kind"] != "rollback":
             raise RolloutError(
-                f"{self._path}: {have['run']} is {have['state']}. Remedy: finish it by running its playbook again, or take "
-                "it back with playbooks/rollback.yml."
+                f"{self._path}: {have['run']} is {have['state']}. Remedy: finish it by running its playbook again, or "
+                "take it back with playbooks/rollback.yml."
             )
         if not check:
             self._put(want, keep=bool(have) and have["run"] != want["run"])
@@ -176,8 +175,8 @@ class Journal:
             return False, document
         if seq != document["seq"] + 1:
             raise RolloutError(
-                f"{self._path} is at entry {document['seq']}; entry {seq} does not follow. Remedy: run again, which brings "
-                "every keeper to the newest journal first."
+                f"{self._path} is at entry {document['seq']}; entry {seq} does not follow. Remedy: run again, which "
+                "brings every keeper to the newest journal first."
             )
         document["steps"].append({**record, "at": _now()})
         document["seq"] = seq

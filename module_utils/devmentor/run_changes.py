@@ -11,8 +11,8 @@ import dataclasses
 
 @dataclasses.dataclass
 class RunChanges:
-    """watched: the callback plugin is at work. changed: a task has reported a change since the run began. tasks: host ->
-    names of the tasks that reported one, in order; a rolling update plans from those of its roles in check mode."""
+    """watched: the callback plugin is at work. changed: a task has reported a change since the run began. tasks: host
+    -> names of the tasks that reported one, in order; a rolling update plans from those of its roles in check mode."""
 
     watched: bool = False
     changed: bool = False
