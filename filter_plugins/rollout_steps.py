@@ -126,7 +126,7 @@ def rollout_tiers(given: Any, known: Iterable[str]) -> list[str]:
     wrong = [name for name in names if name not in known]
     if wrong or not names:
         raise AnsibleFilterError(
-            f"tier is {', '.join(wrong) or 'not given'}; pass -e tier=all, or some of {', '.join(known)} with commas between."
+            f"tier is {', '.join(wrong) or 'not given'}; pass -e tier=all, or, with commas, some of {', '.join(known)}."
         )
     return [name for name in known if name in names]
 

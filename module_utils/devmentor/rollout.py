@@ -1,7 +1,7 @@
 """The lock and the journal of rolling updates, as files of the hosts that keep them (the keepers).
 
 A keeper knows its own two files only. That a majority of the keepers must have granted a lock, and which journal is
-the newest, is decided on the control node (filter_plugins/rollout.py). Runs on the hosts, on Python's standard library alone.
+the newest, is decided on the control node (filter_plugins/rollout.py). Runs on the hosts, on the standard library.
 
     <directory>/lock.json       there while a run holds the lock: {run, owner, at}
     <directory>/journal.json    the journal of the last roll, finished or not
@@ -154,7 +154,8 @@ class Journal:
             return False, have
         if have and have["run"] == want["run"] and want["seq"] <= have["seq"]:
             raise RolloutError(
-                f"{self._path} is at entry {have['seq']} of {have['run']}, not before entry {want['seq']}. Remedy: read the journal again; another run may have written to it."
+                f"{self._path} is at entry {have['seq']} of {have['run']}, not before entry {want['seq']}. "
+                "Remedy: read the journal again; another run may have written to it."
             )
         if have and have["run"] != want["run"] and have.get("state") in OPEN and want["kind"] != "rollback":
             raise RolloutError(
