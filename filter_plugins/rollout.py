@@ -89,8 +89,8 @@ def rollout_refusal(journal: Mapping[str, Any], kind: str, target: Mapping[str, 
         return ""
     return (
         f"{journal['kind']} {journal['run']} is {journal['state']} and wants another state "
-        f"({_short(journal['target'])}) than this {kind} ({_short(target)}). Nothing was changed. Remedy: finish it by running its playbook with its "
-        "inventory again, or take it back with playbooks/rollback.yml."
+        f"({_short(journal['target'])}) than this {kind} ({_short(target)}). Nothing was changed. "
+        "Remedy: finish it by running its playbook with its inventory again, or take it back with playbooks/rollback.yml."
     )
 
 
