@@ -87,10 +87,10 @@ def rollout_refusal(journal: Mapping[str, Any], kind: str, target: Mapping[str, 
         return ""
     if (journal["kind"], dict(journal["target"])) == (kind, dict(target)):
         return ""
+    opened = f"{journal['kind']} {journal['run']} is {journal['state']} and wants {_short(journal['target'])}"
     return (
-        f"{journal['kind']} {journal['run']} is {journal['state']} and wants another state "
-        f"({_short(journal['target'])}) than this {kind} ({_short(target)}). Nothing was changed. "
-        "Remedy: finish it by running its playbook with its inventory again, or take it back with playbooks/rollback.yml."
+        f"{opened}; this {kind} wants {_short(target)}. Nothing was changed. Remedy: finish that one by running its "
+        "playbook with its inventory again, or take it back with playbooks/rollback.yml."
     )
 
 

@@ -10,7 +10,7 @@ description:
     point is loaded first. Restarts nothing.
 options:
   app: {description: The service., type: str, required: true}
-  to: {description: "The release, or V(previous) for the one that ran before the last switch.", type: str, required: true}
+  to: {description: "A release, or V(previous) for the one that ran before the last switch.", type: str, required: true}
   entry: {description: "A console script of the release; by default C(devmentor-APP).", type: str, default: ''}
   directory: {description: Where releases are., type: path, default: /opt/devmentor}
 attributes:

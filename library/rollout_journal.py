@@ -11,14 +11,18 @@ description:
 options:
   action:
     description:
-      - V(write) puts a whole newer journal in place, V(step) adds an entry, V(finish) closes it, V(read) changes nothing.
+      - V(write) puts a whole newer journal in place, V(step) adds an entry, V(finish) closes it.
     type: str
     choices: [read, write, step, finish]
     required: true
   document: {description: The journal for V(write)., type: dict, default: {}}
   seq: {description: The number of the entry for V(step) and V(finish)., type: int, default: 0}
   step: {description: "The entry: tier, host, phase, evidence.", type: dict, default: {}}
-  state: {description: What V(finish) closes it as., type: str, choices: [finished, rolled_back, abandoned], default: finished}
+  state:
+    description: What V(finish) closes it as.
+    type: str
+    choices: [finished, rolled_back, abandoned]
+    default: finished
   directory: {description: Where lock and journal are., type: path, default: /var/lib/devmentor/rollout}
 attributes:
   check_mode: {support: full}

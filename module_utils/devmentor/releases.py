@@ -114,8 +114,9 @@ class Releases:
         current = self.current(app)
         wanted = str(self._marker(app).get("previous", "")) if to == "previous" else to
         if wanted not in self.releases(app) or not (self._store / wanted).is_dir():
+            here = ", ".join(self.releases(app)) or "none"
             raise ReleaseError(
-                f"there is no release {wanted or 'before this one'}. Here are: {', '.join(self.releases(app)) or 'none'}. "
+                f"there is no release {wanted or 'before this one'}. Here are: {here}. "
                 "Remedy: name one of these, or deploy the wanted one."
             )
         if wanted != current and not check:

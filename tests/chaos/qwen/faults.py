@@ -194,7 +194,7 @@ def take_proxies_away(scene: Scene) -> None:
     """Raises LabError where none of them erred: then the round shows nothing."""
     hosts = scene.deployed.hosts("qwen")
     for host in hosts:
-        # Only new connections go past it. With the chain, those it has redirected would lose their translation: silence.
+        # New connections go past it. Without the chain those it has redirected lose their translation: silence.
         host.execute(["nft", "flush", "chain", "ip", TABLE, "output"], check=False)
     time.sleep(5)  # requests that go through them still
     errors = 0
