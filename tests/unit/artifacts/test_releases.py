@@ -247,7 +247,7 @@ def test_a_switch_goes_to_a_release_that_is_here_and_is_recorded(host):
 @pytest.mark.parametrize("to", ["previous", "0.1.0-cccccccccccc"])
 def test_a_switch_to_what_is_not_here_names_what_is(host, to):
     host.install()
-    with pytest.raises(ReleaseError, match="Here are: 0.1.0-aaaaaaaaaaaa"):
+    with pytest.raises(ReleaseError, match=r"Here are: 0\.1\.0-aaaaaaaaaaaa"):
         host.releases.switch("qwen", to)
     assert host.releases.current("qwen") == "0.1.0-aaaaaaaaaaaa"
 
