@@ -37,7 +37,12 @@ def check_qdrant_cluster(plan: Plan, options: Options, memory: Memory, limit: fl
     key = plan.secrets.get(options["api_key_from"], "")
 
     def get(base: str, path: str) -> Any:
-        answer = fetch(plan.tls, "GET", base + path, headers={"api-key": key} if key else {}, timeout=limit)
+        try:
+            answer = fetch(plan.tls, "GET", base + path, headers={"api-key": key} if key else {}, timeout=limit)
+        except ConnectionRefusedError as error:
+            raise Failed(f"{base} refuses connections: nothing listens") from error
+        except OSError as error:
+            raise Unanswered(f"{base}{path} does not answer: {error}") from error
         if answer.status != 200:
             raise Unanswered(
                 f"{base}{path} answered HTTP {answer.status}: {answer.body[:160].decode(errors='replace')}"

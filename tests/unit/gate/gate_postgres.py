@@ -1,4 +1,4 @@
-"""A private PostgreSQL primary and its replica on loopback, reached as role postgres reaches its own: over the socket."""
+"""A private PostgreSQL primary and its replica on loopback, also reached over their sockets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Server:
         subprocess.run(command, check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off -c wal_receiver_status_interval=1"
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         self.control("-o", options, "-l", str(self.folder / "log"), "start")
 
     def sql(self, text: str) -> str:

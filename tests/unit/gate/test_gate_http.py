@@ -54,7 +54,10 @@ def test_method_body_and_headers_are_sent_and_secrets_are_masked() -> None:
 
 def test_no_listener_fails_and_no_answer_is_unknown() -> None:
     port = free_port()
-    for check in ({"type": "http", "url": f"http://127.0.0.1:{port}/"}, {"type": "tcp", "host": "127.0.0.1", "port": port}):
+    for check in (
+        {"type": "http", "url": f"http://127.0.0.1:{port}/"},
+        {"type": "tcp", "host": "127.0.0.1", "port": port},
+    ):
         assert told(check) == ("fail", "connection refused: nothing listens")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

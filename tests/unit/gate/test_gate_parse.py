@@ -87,7 +87,7 @@ def test_bad_timing_is_refused_by_name(option: str, value: float) -> None:
 
 
 def test_a_delay_as_long_as_the_deadline_is_refused() -> None:
-    with pytest.raises(GateError, match="deadline_seconds.*initial_delay"):
+    with pytest.raises(GateError, match=r"deadline_seconds.*initial_delay"):
         Timing(initial_delay_seconds=10, deadline_seconds=10)
 
 

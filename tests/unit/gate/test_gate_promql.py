@@ -43,7 +43,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def query(url: str, text: str, op: str, value: float | None = None, **more: Any) -> tuple[str, str]:
-    return told({"type": "promql", "url": url, "query": text, "op": op, **({} if value is None else {"value": value})}, **more)
+    return told(
+        {"type": "promql", "url": url, "query": text, "op": op, **({} if value is None else {"value": value})}, **more
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_what_cannot_be_evaluated_is_unknown(prometheus: str) -> None:
     assert query(prometheus, '"text"', "lt", 6)[0] == "unknown"
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"status": "error"}', b'{"status":"success","data":{"resultType":"vector","result":[{}]}}'])
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"status": "error"}', b'{"status":"success","data":{"resultType":"vector","result":[{}]}}']
+)
 def test_an_unreadable_answer_of_a_pretended_prometheus_is_unknown(body: bytes) -> None:
     with serving(lambda request, sent: (200, body)) as url:
         assert query(url, "up", "lt", 1)[0] == "unknown"

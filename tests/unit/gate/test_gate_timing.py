@@ -115,7 +115,11 @@ def test_asked_once_there_is_one_round_without_delay() -> None:
 
 def test_the_timeline_has_changes_only() -> None:
     outcome = Script(a=[FAIL, FAIL, UNKNOWN, PASS, PASS, PASS]).run(success_threshold=3, failure_threshold=0)
-    assert [(entry["name"], entry["result"]) for entry in outcome.timeline] == [("a", FAIL), ("a", UNKNOWN), ("a", PASS)]
+    assert [(entry["name"], entry["result"]) for entry in outcome.timeline] == [
+        ("a", FAIL),
+        ("a", UNKNOWN),
+        ("a", PASS),
+    ]
     assert outcome.timeline[0]["at"] <= outcome.timeline[-1]["at"] <= outcome.waited_s
 
 
