@@ -42,8 +42,8 @@ Responder = Callable[[http.server.BaseHTTPRequestHandler, bytes], tuple[int, byt
 
 
 @contextlib.contextmanager
-def serving(respond: Responder) -> Iterator[str]:
-    """The URL of a real HTTP server on loopback."""
+def serving(respond: Responder, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """The URL of a real HTTP server on a loopback address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -59,10 +59,10 @@ def serving(respond: Responder) -> Iterator[str]:
         def log_message(self, *arguments: Any) -> None:
             """The test's output stays readable."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer((host, port), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://{host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
