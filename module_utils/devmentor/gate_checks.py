@@ -154,7 +154,7 @@ def judge_samples(samples: list[tuple[str, float]], op: str, value: float | None
         raise Unanswered("the query has no samples")
     if lost := [labels for labels, sample in samples if math.isnan(sample)]:
         raise Unanswered(f"{len(lost)} of {len(samples)} samples are not a number: {lost[0]}")
-    assert value is not None  # gate_options sees to it
+    assert value is not None  # gate_parse sees to it
     bad = [(labels, sample) for labels, sample in samples if not _COMPARE[op](sample, value)]
     if bad:
         shown = ", ".join(f"{labels} {sample:g}" for labels, sample in bad[:3])
