@@ -10,7 +10,8 @@ from .checks_base import Failed, Plan, Recorder
 from .checks_client import run_command
 
 LOCK = "/var/lib/devmentor/rollout/lock.json"
-_STAND_INS = "systemctl list-units --plain --no-legend --full --state=active,activating *-surge.service".split()
+_LIST = ["systemctl", "list-units", "--plain", "--no-legend", "--full"]
+_STAND_INS = [*_LIST, "--state=active,activating", "*-surge.service"]
 
 
 def judge_stand_ins(units: str, lock: pathlib.Path) -> str:
@@ -21,8 +22,8 @@ def judge_stand_ins(units: str, lock: pathlib.Path) -> str:
     if lock.exists():
         return f"{', '.join(names)}, of the rolling update that runs"
     raise Failed(
-        f"{', '.join(names)} runs, and no rolling update holds {lock}. Remedy: run an interrupted one again; if there is "
-        "none, put the stand-in's place at both gateways into maint and stop the unit"
+        f"{', '.join(names)} runs, and no rolling update holds {lock}. Remedy: run an interrupted one again; if "
+        "there is none, put the stand-in's place at both gateways into maint and stop the unit"
     )
 
 
