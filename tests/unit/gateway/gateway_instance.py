@@ -65,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
     """Orders: unready, overloaded (429), fail (500), drop (closes without a byte), break (closes within the answer)."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     instance: Instance
 
     def answer(self, status, **body):

@@ -123,6 +123,9 @@ def test_the_rate_of_a_key_is_counted_over_both_gateways(pair):
     assert gw1.ask("/v1/models").status == 200, "another key is not concerned"
     gw1.reload()
     assert gw1.ask("/v1/models", key="key-of-limited").status == 429, "nor does a reload forget"
+    gw1.stop()
+    gw1.start()
+    until(lambda: gw1.ask("/v1/models", key="key-of-limited").status == 429)
 
 
 def test_both_gateways_deal_a_conversation_to_the_same_instance(pair):
