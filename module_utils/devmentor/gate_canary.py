@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections.abc as c
 import dataclasses
+import functools
 import secrets
 import urllib.parse
 from typing import Any
 
 from .checks import COMPONENTS
-from .checks_base import FAIL, PASS, UNKNOWN, Plan, Recorder, Row
+from .checks_base import FAIL, PASS, UNKNOWN, Plan, Recorder, Row, Unanswered
 from .checks_postgres import check_commit
 from .checks_qdrant import check_vector
 from .gate_probe import Answer, Tell
@@ -93,9 +94,12 @@ def run_canary(plan: Plan, options: c.Mapping[str, Any], limit: float, tell: Tel
         try:
             function(mine, record)
         except Exception as error:
-            complaint = f"{type(error).__name__}: {error}"
-            record.rows.append(Row(record.component, mine.host, "plan", UNKNOWN, complaint[:300]))
+            record.check("plan", functools.partial(_raise, error))
     return judge_rows(record.rows)
+
+
+def _raise(error: Exception) -> str:
+    raise Unanswered(f"{type(error).__name__}: {error}")
 
 
 def functions(component: str) -> list[c.Callable[[Plan, Recorder], None]]:

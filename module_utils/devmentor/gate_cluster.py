@@ -44,9 +44,7 @@ def check_qdrant_cluster(plan: Plan, options: Options, memory: Memory, limit: fl
         except OSError as error:
             raise Unanswered(f"{base}{path} does not answer: {error}") from error
         if answer.status != 200:
-            raise Unanswered(
-                f"{base}{path} answered HTTP {answer.status}: {answer.body[:160].decode(errors='replace')}"
-            )
+            raise Unanswered(f"{base}{path} answered HTTP {answer.status}: {answer.excerpt()}")
         return answer.json()["result"]
 
     first, wanted, absent = options["url"].rstrip("/"), options["expected_peers"], options["absent"]

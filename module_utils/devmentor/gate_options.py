@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc as c
 import dataclasses
+import math
 from typing import Any
 
 CANARIES = (
@@ -129,7 +130,7 @@ class Timing:
         least: dict[str, float] = {"initial_delay_seconds": 0, "success_threshold": 1, "failure_threshold": 0}
         for field in dataclasses.fields(self):
             value, floor = getattr(self, field.name), least.get(field.name)
-            if (floor is None and value <= 0) or (floor is not None and value < floor):
+            if not math.isfinite(value) or (floor is None and value <= 0) or (floor is not None and value < floor):
                 wanted = "more than 0" if floor is None else f"{floor:g} or more"
                 raise GateError(f"{field.name}: is {value:g}. Remedy: {wanted}.")
         if self.initial_delay_seconds >= self.deadline_seconds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as c
+import math
 import re
 import urllib.parse
 from typing import Any
@@ -25,7 +26,7 @@ def _parse(index: int, entry: Any) -> Check:
     if not isinstance(entry, dict) or not entry.get("name"):
         raise GateError(f"check {index}: name: is missing. Remedy: give each check a name, a type and its options.")
     name, kind = str(entry["name"]), entry.get("type")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise GateError(f"check '{name}': type: is {kind!r}. Remedy: one of {', '.join(TYPES)}.")
     spec, options = TYPES[kind], {}
     given = {str(key): value for key, value in entry.items() if key not in ("name", "type", "timeout_seconds")}
@@ -51,7 +52,7 @@ def _convert(name: str, key: str, option: Option, value: Any) -> Any:
 
     try:
         converted = _CONVERT[option.kind](value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refuse(_KINDS[option.kind]) from None
     if option.choices and converted not in option.choices:
         raise refuse(f"one of {', '.join(option.choices)}")
@@ -87,6 +88,12 @@ def _boolean(value: Any) -> bool:
     return words[str(value).lower()]
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or int(value) != float(value):
         raise ValueError
@@ -113,7 +120,7 @@ _CONVERT: dict[str, c.Callable[[Any], Any]] = {
     "str": _text,
     "url": _text,
     "int": _whole,
-    "float": float,
+    "float": _number,
     "bool": _boolean,
     "list": lambda value: _listed(value, _whole),
     "strings": lambda value: _listed(value, _text),

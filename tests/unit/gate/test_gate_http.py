@@ -52,6 +52,22 @@ def test_method_body_and_headers_are_sent_and_secrets_are_masked() -> None:
     assert answer.evidence == "HTTP 401, wanted 200: no Bearer *** ***"
 
 
+def test_a_secret_is_masked_before_evidence_is_cut() -> None:
+    for before in (*range(135, 165, 6), *range(255, 300, 9)):
+        with serving(lambda request, body, n=before: (500, b"x" * n + b"sk-geheim" * 3)) as url:
+            answer = asked({"type": "http", "url": url, "bearer_from": "key"}, secrets={"key": "sk-geheim"})
+        assert answer.result == "fail"
+        assert "sk-" not in answer.evidence
+
+
+def test_a_secret_that_no_mask_would_find_is_refused() -> None:
+    result, evidence = told(
+        {"type": "http", "url": "http://127.0.0.1:1/", "bearer_from": "key"}, secrets={"key": "sk\n"}
+    )
+    assert result == "unknown"
+    assert "'key' in secrets has a line break" in evidence
+
+
 def test_no_listener_fails_and_no_answer_is_unknown() -> None:
     port = free_port()
     for check in (

@@ -13,7 +13,7 @@ from gate_doubles import free_port, serving
 from tests.unit.verify.verify_doubles import service
 
 Run = Callable[..., dict[str, Any]]
-FAST = {"period_seconds": 0.1, "timeout_seconds": 5, "deadline_seconds": 20}
+FAST = {"period_seconds": 0.1, "timeout_seconds": 30, "deadline_seconds": 90}
 
 
 def closed(**more: Any) -> dict[str, Any]:

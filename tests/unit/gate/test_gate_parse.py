@@ -22,6 +22,9 @@ SQL = {"name": "rows", "type": "sql", "query": "select 1"}
         ("x", ["checks", "at least one"]),
         ([{"type": "tcp"}], ["check 1", "name"]),
         ([{**HTTP, "type": "htp"}], ["'front'", "type", "http, tcp"]),
+        ([{**HTTP, "type": ["http"]}], ["'front'", "type", "http, tcp"]),
+        ([{**HTTP, "timeout_seconds": "nan"}], ["'front'", "timeout_seconds", "a number"]),
+        ([{"name": "p", "type": "tcp", "host": "h", "port": float("inf")}], ["'p'", "port", "whole number"]),
         ([HTTP, HTTP], ["'front'", "name", "twice"]),
         ([{**HTTP, "urll": "x"}], ["'front'", "urll", "no option", "url, status"]),
         ([{"name": "front", "type": "http"}], ["'front'", "url", "missing"]),
@@ -78,6 +81,8 @@ def test_texts_from_templates_become_what_the_option_is() -> None:
         ("success_threshold", 0),
         ("failure_threshold", -1),
         ("deadline_seconds", 0),
+        ("deadline_seconds", float("nan")),
+        ("deadline_seconds", float("inf")),
         ("initial_delay_seconds", -1),
     ],
 )
