@@ -117,7 +117,14 @@ def rollout_document(
     journal: the newest, or {}; in the state `abandoned` the new one says so, which opens the keepers for it.
     """
     term, seq = place(journal) if journal else (0, 0)
-    now = {"term": term + 1, "seq": seq + 1, "state": "running", "writer": run, "owner": owner}
+    now = {
+        "term": term + 1,
+        "seq": seq + 1,
+        "after": [term, seq],
+        "state": "running",
+        "writer": run,
+        "owner": owner,
+    }
     if journal.get("state") in OPEN and journal["kind"] == kind:
         return {**journal, **now}
     # What a rollback takes back is in the journal before it.

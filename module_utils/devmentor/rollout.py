@@ -187,18 +187,19 @@ class Journal:
     def write(self, document: Mapping[str, Any], check: bool = False) -> tuple[bool, Document]:
         """Puts a whole, newer journal in place: one that begins, or the newest for a keeper that was away.
 
-        Raises RolloutError for one that is not newer, and for another roll while one is open. Allowed then are a
-        rollback, and a journal that `abandons` that run.
+        `after` is the place of the journal that it was made from. Raises RolloutError where this keeper has a newer
+        one than that, and for another roll while one is open; allowed then are a rollback, and a journal that
+        `abandons` that run.
         """
         want = _bounded(document)
         with _alone(self._directory, check):
             have = self.read()
             if have == want:
                 return False, have
-            if have and place(want) <= place(have):
+            if have and (list(place(have)) > list(want["after"]) or place(have) >= place(want)):
                 raise RolloutError(
-                    f"{self._path} is at entry {have['seq']} of {have['run']}, not before entry {want['seq']} of "
-                    f"{want['run']}. Remedy: run again; another run has written to it meanwhile."
+                    f"{self._path} is at entry {have['seq']} of {have['run']}, which {want['run']} does not know. "
+                    "Remedy: run again; another run has written to it meanwhile."
                 )
             other = bool(have) and have["run"] != want["run"]
             given_up = other and want.get("abandons") == have["run"]
@@ -293,7 +294,7 @@ def _bounded_step(step: Mapping[str, Any]) -> Document:
 
 
 def _bounded(document: Mapping[str, Any]) -> Document:
-    bounded = copy.deepcopy(dict(document))
+    bounded = {"after": [0, 0], **copy.deepcopy(dict(document))}
     missing = [key for key, kind in FIELDS.items() if not isinstance(bounded.get(key), kind)]
     if missing:
         raise RolloutError(f"a journal needs {', '.join(missing)}.")
