@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from module_utils.devmentor import hostcheck
 from module_utils.devmentor.hostcheck import GIB, Disk, Listener
+from module_utils.devmentor.rollout import Lock
 
 TRIXIE = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nNAME="Debian GNU/Linux"\nVERSION_ID="13"\nID=debian\n'
 
@@ -144,3 +147,15 @@ def test_the_module_returns_findings_and_does_not_fail(run_module: Callable[...,
     assert "devmentor_resources" in whats
     assert "disk /" in whats
     assert set(result["findings"][0]) == {"what", "problem", "remedy"}
+
+
+def test_a_rolling_update_that_holds_its_lock(tmp_path: pathlib.Path) -> None:
+    assert hostcheck.check_rollout_lock(tmp_path / "none") == []
+    Lock(tmp_path).acquire("r1", "anna@c1")
+    os.utime(tmp_path / "lock.json", (time.time() - 750,) * 2)
+    (finding,) = hostcheck.check_rollout_lock(tmp_path)
+    assert finding.problem == "r1 of anna@c1 has held its lock for 12 min"
+    assert "-e rollout_take_over=r1; -e rollout_ignore_lock=true goes on regardless" in finding.remedy
+    (tmp_path / "lock.json").write_text("")
+    (finding,) = hostcheck.check_rollout_lock(tmp_path)
+    assert f"cannot be read: {tmp_path}/lock.json" in finding.problem
