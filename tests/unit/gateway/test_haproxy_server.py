@@ -35,7 +35,7 @@ def stream_on_h1(gateway, what):
 
 
 def events(stream):
-    return stream.result(20).body.count(b"data:")
+    return stream.result(40).body.count(b"data:")
 
 
 def test_a_drained_server_gets_nothing_and_a_second_run_changes_nothing(module, gateway):
@@ -83,16 +83,16 @@ def test_an_ejected_server_is_taken_back_before_its_time(module, platform, gatew
 
 
 def test_the_wait_follows_the_sessions_and_ends_with_them(module, gateway, platform):
-    stream = stream_on_h1(gateway, "3x0.5")
-    result = module(state="drain", wait_sessions=True, deadline_seconds=10)
+    stream = stream_on_h1(gateway, "8x0.5")
+    result = module(state="drain", wait_sessions=True, deadline_seconds=30)
     assert not result["failed"], result
     assert [step["sessions"] for step in result["progress"]] == [1, 0]
     assert result["progress"][-1]["at_s"] <= result["waited_s"]
-    assert events(stream) == 3
+    assert events(stream) == 8
 
 
 def test_at_the_deadline_it_says_how_many_are_left_and_what_to_do(module, gateway):
-    stream = stream_on_h1(gateway, "40x0.1")
+    stream = stream_on_h1(gateway, "80x0.1")
     result = module(state="drain", wait_sessions=True, deadline_seconds=0.5)
     assert result["failed"]
     assert result["changed"], "it is drained, and stays so"
@@ -102,7 +102,7 @@ def test_at_the_deadline_it_says_how_many_are_left_and_what_to_do(module, gatewa
     gateway.admin("shutdown sessions server qwen/h1")
     assert module(wait_sessions=True)["after"]["sessions"] == 0
     with pytest.raises(http.client.IncompleteRead):
-        stream.result(10)
+        stream.result(40)
 
 
 def test_those_who_wait_in_its_queue_count(module, gateway):
@@ -172,7 +172,7 @@ def test_what_is_not_there_is_refused_with_the_names_that_are(module, names, mes
 
 
 def test_it_refuses_while_a_worker_of_an_earlier_reload_serves(module, gateway):
-    stream = gateway.begin("/v1/stream/30x0.1")
+    stream = gateway.begin("/v1/stream/60x0.1")
     gateway.reload()
     for wish in ({"state": "drain"}, {"state": "maint"}, {"wait_sessions": True, "deadline_seconds": 0.2}):
         result = module(**wish)
@@ -182,16 +182,16 @@ def test_it_refuses_while_a_worker_of_an_earlier_reload_serves(module, gateway):
         assert "nothing was changed" in result["msg"]
     assert gateway.status("h1") == "UP"
     assert not module(state="ready")["failed"], "what takes nothing away need not wait"
-    result = module(state="drain", old_worker_seconds=20)
+    result = module(state="drain", old_worker_seconds=40)
     assert not result["failed"], result
-    assert events(stream) == 30
+    assert events(stream) == 60
 
 
 def test_a_reload_during_the_wait_hides_no_session(module, gateway):
     stream = stream_on_h1(gateway, "60x0.1")
     timer = threading.Timer(0.3, gateway.reload)
     timer.start()
-    result = module(state="drain", wait_sessions=True, deadline_seconds=15)
+    result = module(state="drain", wait_sessions=True, deadline_seconds=40)
     timer.join()
     assert not result["failed"], result
     assert any(step["old_workers"] for step in result["progress"])
