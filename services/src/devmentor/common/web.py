@@ -36,9 +36,12 @@ _OPERATOR_PATHS = frozenset({"/health", "/ready", "/metrics"})
 class RequestMiddleware:
     """Request id, body limit, concurrency limit, access log and metrics; streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, service: str, max_body_bytes: int, max_concurrent: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, service: str, readiness: Readiness, max_body_bytes: int, max_concurrent: int
+    ) -> None:
         self._app = app
         self._service = service
+        self._readiness = readiness
         self._max_body = max_body_bytes
         self._max_concurrent = max_concurrent
         self._in_flight = 0
@@ -57,7 +60,11 @@ class RequestMiddleware:
             nonlocal status, first_byte
             if message["type"] == "http.response.start":
                 status, first_byte = message["status"], time.monotonic()
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answer = MutableHeaders(scope=message)
+                answer["x-request-id"] = request_id
+                if self._readiness.draining:
+                    # Else a client may send its next request just when we close the idle connection.
+                    answer["connection"] = "close"
             await send(message)
 
         work = scope["path"] not in _OPERATOR_PATHS
@@ -163,7 +170,13 @@ def create_app(
     app = Starlette(
         routes=[*operator_routes(readiness), *routes],
         middleware=[
-            Middleware(RequestMiddleware, service=service, max_body_bytes=max_body_bytes, max_concurrent=max_concurrent)
+            Middleware(
+                RequestMiddleware,
+                service=service,
+                readiness=readiness,
+                max_body_bytes=max_body_bytes,
+                max_concurrent=max_concurrent,
+            )
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
