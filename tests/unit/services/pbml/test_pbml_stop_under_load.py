@@ -43,6 +43,7 @@ def replicas(tmp_path, postgres):
                 "PBML_TENANTS_FILE": str(tenants),
                 "PBML_QDRANT_URLS": "http://127.0.0.1:1",
                 "PBML_EMBEDDING_URLS": "http://127.0.0.1:1",
+                "PBML_FETCH_TIMEOUT_S": "0.2",
                 "PBML_REPLICA": name,
                 "PBML_DRAIN_DELAY_S": "0.5",
             }
@@ -96,7 +97,7 @@ async def test_no_fetch_fails_and_no_turn_is_lost_or_doubled_while_replicas_stop
     one, two = replicas
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100)))
-        load = Load(Pbml([one.url, two.url], session, deadline_s=5, version_s=0))
+        load = Load(Pbml([one.url, two.url], session, deadline_s=30, version_s=0))
         talks = [asyncio.create_task(load.talk(f"c{number}")) for number in range(CONVERSATIONS)]
         await load.reach(40)
         await asyncio.to_thread(one.stop)
