@@ -13,7 +13,8 @@ from ansible.plugins.action import ActionBase
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from module_utils.devmentor.checks_plan import plan_of_host
-from module_utils.devmentor.gate_options import GateError, needs_plan, parse_checks
+from module_utils.devmentor.gate_options import GateError, needs_plan
+from module_utils.devmentor.gate_parse import parse_checks
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

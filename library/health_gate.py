@@ -73,7 +73,8 @@ waited_s: {description: Seconds that it took., returned: always, type: float}
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.devmentor.gate import Gate
-from ansible.module_utils.devmentor.gate_options import TIMING_SPEC, GateError, Timing, parse_checks
+from ansible.module_utils.devmentor.gate_options import TIMING_SPEC, GateError, Timing
+from ansible.module_utils.devmentor.gate_parse import parse_checks
 from ansible.module_utils.devmentor.gate_run import job_maker, make_plan, require
 
 

@@ -15,12 +15,19 @@ from typing import Any
 
 from .checks_base import Failed, Plan, Unanswered
 
+# Of a body, for evidence: more than a recorder keeps, so that it masks a secret before it cuts the text.
+EXCERPT = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
     status: int
     headers: c.Mapping[str, str]
     body: bytes
+
+    def excerpt(self) -> str:
+        """The start of the body, for evidence."""
+        return self.body[:EXCERPT].decode(errors="replace")
 
     def json(self) -> Any:
         try:
@@ -80,7 +87,7 @@ def ask(
     kind = {} if body is None else {"Content-Type": "application/json"}
     answer = fetch(plan.tls, method, url, payload, {**kind, **(headers or {})}, timeout)
     if answer.status not in expect:
-        raise Failed(f"HTTP {answer.status}: {answer.body[:160].decode(errors='replace')}")
+        raise Failed(f"HTTP {answer.status}: {answer.excerpt()}")
     return answer
 
 

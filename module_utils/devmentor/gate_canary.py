@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections.abc as c
 import dataclasses
+import functools
 import secrets
 import urllib.parse
 from typing import Any
 
 from .checks import COMPONENTS
-from .checks_base import FAIL, PASS, UNKNOWN, Plan, Recorder, Row
+from .checks_base import FAIL, PASS, UNKNOWN, Plan, Recorder, Row, Unanswered
+from .checks_postgres import check_commit
+from .checks_qdrant import check_vector
 from .gate_probe import Answer, Tell
 
 # Component -> the name of the port that `base` replaces.
@@ -23,6 +26,11 @@ PORTS = {
     "embeddings": "llamacpp_embed",
     "prometheus": "prometheus",
     "alertmanager": "alertmanager",
+}
+# verify asks all hosts together; a gate must know it of one host alone.
+BESIDES: dict[str, list[c.Callable[[Plan, Recorder], None]]] = {
+    "postgres": [check_commit],
+    "qdrant": [check_vector],
 }
 EVIDENCE_LIMIT = 600
 # Of a probe's limit, what verify's own waiting for one slow step may take.
@@ -86,11 +94,14 @@ def run_canary(plan: Plan, options: c.Mapping[str, Any], limit: float, tell: Tel
         try:
             function(mine, record)
         except Exception as error:
-            complaint = f"{type(error).__name__}: {error}"
-            record.rows.append(Row(record.component, mine.host, "plan", UNKNOWN, complaint[:300]))
+            record.check("plan", functools.partial(_raise, error))
     return judge_rows(record.rows)
+
+
+def _raise(error: Exception) -> str:
+    raise Unanswered(f"{type(error).__name__}: {error}")
 
 
 def functions(component: str) -> list[c.Callable[[Plan, Recorder], None]]:
     """verify's checks of a component, and what only a gate asks of it."""
-    return [COMPONENTS[component][1]]
+    return [COMPONENTS[component][1], *BESIDES.get(component, [])]

@@ -17,7 +17,7 @@ import urllib.parse
 from typing import Any
 
 from .checks_base import Failed, Plan, Unanswered
-from .checks_client import Answer, fetch, run_command
+from .checks_client import EXCERPT, Answer, fetch, run_command
 
 Options = c.Mapping[str, Any]
 Memory = dict[str, Any]
@@ -48,6 +48,9 @@ def secret(plan: Plan, name: str) -> str:
     value = plan.secrets.get(name, "")
     if not value:
         raise Unanswered(f"secrets has no '{name}'")
+    if not value.isprintable():
+        # Complaints about it would quote it escaped, where no mask finds it.
+        raise Unanswered(f"'{name}' in secrets has a line break or another character that is not printable")
     return value
 
 
@@ -69,9 +72,9 @@ def judge_answer(answer: Answer, status: c.Sequence[int], contains: str) -> str:
     """An answer whose status is wanted and whose body has the text."""
     text = answer.body.decode(errors="replace")
     if answer.status not in status:
-        raise Failed(f"HTTP {answer.status}, wanted {', '.join(map(str, status))}: {text[:160]}")
+        raise Failed(f"HTTP {answer.status}, wanted {', '.join(map(str, status))}: {answer.excerpt()}")
     if contains not in text:
-        raise Failed(f"HTTP {answer.status}, and {contains!r} is not in the answer: {text[:160]}")
+        raise Failed(f"HTTP {answer.status}, and {contains!r} is not in the answer: {answer.excerpt()}")
     return f"HTTP {answer.status}"
 
 
@@ -111,8 +114,8 @@ def judge_field(value: str, expect: str | None, regex: str | None) -> str:
     good = value == expect if expect is not None else re.search(regex or "", value) is not None
     wanted = repr(expect) if expect is not None else f"a match of {regex}"
     if not good:
-        raise Failed(f"answered {value[:160]!r}, wanted {wanted}")
-    return f"answered {value[:160]!r}"
+        raise Failed(f"answered {value[:EXCERPT]!r}, wanted {wanted}")
+    return f"answered {value[:EXCERPT]!r}"
 
 
 def check_promql(plan: Plan, options: Options, memory: Memory, limit: float) -> str:
@@ -120,7 +123,7 @@ def check_promql(plan: Plan, options: Options, memory: Memory, limit: float) -> 
     answer = fetch(plan.tls, "GET", url, timeout=limit)
     if answer.status != 200:
         # Also a query that cannot be evaluated: it says nothing about what it asks for.
-        raise Unanswered(f"HTTP {answer.status}: {answer.body[:200].decode(errors='replace')}")
+        raise Unanswered(f"HTTP {answer.status}: {answer.excerpt()}")
     return judge_samples(read_samples(answer.json()), options["op"], options["value"])
 
 
@@ -154,7 +157,7 @@ def judge_samples(samples: list[tuple[str, float]], op: str, value: float | None
         raise Unanswered("the query has no samples")
     if lost := [labels for labels, sample in samples if math.isnan(sample)]:
         raise Unanswered(f"{len(lost)} of {len(samples)} samples are not a number: {lost[0]}")
-    assert value is not None  # gate_options sees to it
+    assert value is not None  # gate_parse sees to it
     bad = [(labels, sample) for labels, sample in samples if not _COMPARE[op](sample, value)]
     if bad:
         shown = ", ".join(f"{labels} {sample:g}" for labels, sample in bad[:3])

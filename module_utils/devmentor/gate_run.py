@@ -10,6 +10,7 @@ from typing import Any
 from .checks_base import Plan, Recorder
 from .gate_canary import run_canary
 from .gate_checks import Memory, Options, check_http, check_promql, check_sql, check_systemd, check_tcp
+from .gate_cluster import check_postgres_node, check_qdrant_cluster
 from .gate_options import Check, GateError
 from .gate_probe import Answer, Job, Tell
 
@@ -21,6 +22,8 @@ FUNCTIONS: dict[str, Function] = {
     "sql": check_sql,
     "promql": check_promql,
     "systemd": check_systemd,
+    "qdrant": check_qdrant_cluster,
+    "postgres": check_postgres_node,
 }
 
 

@@ -16,8 +16,8 @@ from typing import Any
 TIMEOUT = 10.0  # seconds for one answer
 RELOADING = 5.0  # seconds that a socket may refuse connections
 
-# Bits of srv_admin_state: maintenance forced, inherited, by name resolution; drain forced, inherited. 0x04 (`disabled` in
-# the file) stays set after a server is made ready, and 0x40 says only who set its name.
+# Bits of srv_admin_state: maintenance forced, inherited, by name resolution; drain forced, inherited. 0x04 (`disabled`
+# in the file) stays set after a server is made ready, and 0x40 says only who set its name.
 MAINT_BITS = 0x01 | 0x02 | 0x20
 DRAIN_BITS = 0x08 | 0x10
 
@@ -112,7 +112,7 @@ class Runtime:
             time.sleep(0.1)
 
     def order(self, command: str) -> None:
-        """A command that answers nothing where it is carried out. Raises HaproxyError with HAProxy's words otherwise."""
+        """A command that answers nothing where it is obeyed. Raises HaproxyError with HAProxy's words otherwise."""
         answer = self(command).strip()
         if answer:
             raise HaproxyError(f"{self.path}: {command!r} was refused: {answer}")

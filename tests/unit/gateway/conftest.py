@@ -11,7 +11,7 @@ from gateway_pair import Gateway, Platform, running, until
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """One gateway whose waits are short; what a test orders is taken back after it (see `platform`)."""
-    variables = {"gateway_ejection_seconds": 2, "gateway_response_timeout": 15, "gateway_max_body_bytes": 2_000_000}
+    variables = {"gateway_ejection_seconds": 2, "gateway_response_timeout": 8, "gateway_request_timeout": 2}
     with running(tmp_path_factory.mktemp("gateway"), **variables) as platform:
         yield platform
 

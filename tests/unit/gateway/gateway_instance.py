@@ -62,9 +62,10 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Orders: unready, fail (500), drop (closes without a byte), break (closes within the answer)."""
+    """Orders: unready, overloaded (429), fail (500), drop (closes without a byte), break (closes within the answer)."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     instance: Instance
 
     def answer(self, status, **body):
@@ -109,6 +110,8 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"begun")
             self.close()
+        elif "overloaded" in orders:
+            self.answer(429)
         elif "fail" in orders:
             self.answer(500)
         elif self.path.startswith("/v1/stream/"):

@@ -188,14 +188,14 @@ def test_it_refuses_while_a_worker_of_an_earlier_reload_serves(module, gateway):
 
 
 def test_a_reload_during_the_wait_hides_no_session(module, gateway):
-    stream = stream_on_h1(gateway, "30x0.1")
+    stream = stream_on_h1(gateway, "60x0.1")
     timer = threading.Timer(0.3, gateway.reload)
     timer.start()
     result = module(state="drain", wait_sessions=True, deadline_seconds=15)
     timer.join()
     assert not result["failed"], result
     assert any(step["old_workers"] for step in result["progress"])
-    assert events(stream) == 30
+    assert events(stream) == 60
 
 
 def test_a_socket_without_haproxy_is_an_error(module, tmp_path):
