@@ -84,7 +84,7 @@ class Api:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "devmentor.pbml", "serve"], env=self._environment, stdout=log, stderr=log
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180  # its clients take long to load where others work, too
         while time.monotonic() < until:
             assert self._process.poll() is None, (self._home / "api.log").read_text()[-3000:]
             try:
