@@ -95,8 +95,9 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
 
-chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all; writes docs/pbml-chaos.md
-	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) --write-docs
+chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all REPEAT=1 LOCAL=1 (spool and state) AWAY=30; writes docs/pbml-chaos.md
+	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
+	  --repeat $(or $(REPEAT),1) --away $(or $(AWAY),30) $(if $(LOCAL),--local) $(ARGS) --write-docs
 
 chaos-qwen: venv ## what clients of the whole platform see of each fault: ROUNDS=1 SEED=1 FAULT=all RATE=4 KEEP=1 (the running lab)
 	@$(vault) python -m tests.chaos.qwen.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
