@@ -289,4 +289,3 @@ def test_an_ingest_is_taken_with_202_and_its_durability_alone(
     assert http.pbml_outcome(status, body, s.INGEST)[:2] == (outcome, durability)
     local = s.Seen(1, s.INGEST, 0, 1, 1, "ok", served_by="local")
     assert records.less_than_whole(s.INGEST, local) == "durability local"
-
