@@ -1,4 +1,4 @@
-"""Notes the first change that a run makes on any host (module_utils/devmentor/run_changes.py); prints nothing."""
+"""Notes what a run changes on which host (module_utils/devmentor/run_changes.py); prints nothing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from module_utils.devmentor.run_changes import RUN
 DOCUMENTATION = r"""
 name: run_changes
 type: aggregate
-short_description: Notes the first change of a run
+short_description: Notes the changes of a run
 description:
-  - From then on, tasks do not rely on what hosts said when their facts were gathered.
+  - From the first one on, tasks do not rely on what hosts said when their facts were gathered.
+  - A rolling update plans from the changes that its roles report in check mode.
   - Without it they ask every host, which is slower and nothing else.
 """
 
@@ -35,7 +36,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         RUN.watched = True
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        RUN.changed = RUN.changed or bool(result._result.get("changed"))
+        if result._result.get("changed"):
+            RUN.note(result._host.get_name(), result._task.get_name())
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         RUN.changed = True

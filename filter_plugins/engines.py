@@ -12,7 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 _NAME = re.compile(r"[a-z]+\Z")
 _REQUIRED = frozenset({"groups", "artifact", "alias", "mode", "port", "context", "parallel"})
-_DEFAULTS = {"max_answer": -1}
+_DEFAULTS = {"max_answer": -1, "surge_port": 0}
 
 
 def engines_of(instances: Mapping[str, Mapping[str, Any]], group_names: Iterable[str]) -> list[dict[str, Any]]:
@@ -36,11 +36,13 @@ def engines_of(instances: Mapping[str, Mapping[str, Any]], group_names: Iterable
             raise AnsibleFilterError(f"{where}: mode is {entry['mode']!r}, not chat or embed.")
         if not mine & set(entry["groups"]):
             continue
-        port = int(entry["port"])
-        if port in ports:
-            raise AnsibleFilterError(f"{where}: port {port} is {ports[port]}'s already.")
-        ports[port] = name
-        found.append({**_DEFAULTS, **entry, "name": name, "port": port})
+        engine = {**_DEFAULTS, **entry, "name": name}
+        for key in ("port", "surge_port"):
+            engine[key] = int(engine[key])
+            if engine[key] and engine[key] in ports:
+                raise AnsibleFilterError(f"{where}: {key} {engine[key]} is {ports[engine[key]]}'s already.")
+            ports[engine[key]] = name
+        found.append(engine)
     return found
 
 
@@ -65,10 +67,11 @@ def engine_files(
     models_dir: str,
     shared: Mapping[str, Any],
 ) -> list[dict[str, str]]:
-    """The environment file of each engine. `fetched` is what artifact_fetch returned, `shared` holds further LLAMACPP_*
-    variables, without the prefix."""
+    """The environment file of each engine and of its stand-in (see stand_ins). `fetched` is what artifact_fetch
+    returned, `shared` holds further LLAMACPP_* variables, without the prefix."""
+    engines = list(engines)
     files = []
-    for engine in engines:
+    for engine in [*engines, *stand_ins(engines)]:
         model = fetched[engine["artifact"]]
         settings = {
             "MODEL": _model_path(engine["artifact"], model, models_dir),
@@ -80,6 +83,15 @@ def engine_files(
             {"path": f"{config_dir}/{engine['name']}.env", "content": f"# Managed by Ansible (role llamacpp).\n{text}"}
         )
     return files
+
+
+def stand_ins(engines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Engines that run only while a rolling update replaces the one they stand in for: those with a `surge_port`."""
+    return [
+        {**engine, "name": f"{engine['name']}-surge", "port": engine["surge_port"]}
+        for engine in engines
+        if engine["surge_port"]
+    ]
 
 
 def engine_units(
@@ -150,6 +162,7 @@ class FilterModule:
             "engine_files": engine_files,
             "model_artifacts": model_artifacts,
             "engine_units": engine_units,
+            "stand_ins": stand_ins,
             "cpu_alias": cpu_alias,
             "engines_of": engines_of,
             "nearest_first": nearest_first,

@@ -44,7 +44,7 @@ class Plan:
     `peers`: group -> host -> address; `absent`: the same of hosts in `offline`. `secrets` never appear in
     evidence or in a command line; nothing but secrets belongs in there, because Ansible blanks every occurrence of
     their values in the result. `run` is the same on all hosts of one verify, so that a row written on the primary can
-    be looked for on the replicas.
+    be looked for on the replicas. `patience` is for what is slow, `slowest_scrape` (seconds) for a first scrape.
     """
 
     host: str
@@ -63,6 +63,7 @@ class Plan:
     certificate_days: int = 14
     replicated_row: bool = True
     patience: float = 30.0
+    slowest_scrape: float = 60.0  # the certificate probes' interval in roles/prometheus
     absent: c.Mapping[str, c.Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 

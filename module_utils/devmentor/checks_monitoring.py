@@ -17,7 +17,6 @@ EXPORTERS: dict[str, tuple[str, str]] = {
     "redis_exporter": ("cache", r"^redis_up 1$"),
     "blackbox_exporter": ("monitoring", r"^blackbox_exporter_"),
 }
-SLOWEST_SCRAPE = 60.0  # seconds: the certificate probes' interval in roles/prometheus
 
 
 def check_exporters(plan: Plan, record: Recorder) -> None:
@@ -64,7 +63,7 @@ def check_prometheus(plan: Plan, record: Recorder) -> None:
         return judge_rules(ask(plan, "GET", f"{base}/rules").json()["data"]["groups"])
 
     # A target that was added a moment ago is only up after its first scrape.
-    record.check("targets", lambda: poll(targets, plan.patience + SLOWEST_SCRAPE, 3))
+    record.check("targets", lambda: poll(targets, plan.patience + plan.slowest_scrape, 3))
     record.check("rules", rules)
 
 

@@ -56,26 +56,41 @@ create table if not exists devmentor_verify.canary
 delete from devmentor_verify.canary where written_at < now() - interval '1 hour';
 insert into devmentor_verify.canary (run, host) values (:'run', :'host');
 """
+# From a replica: the primary that it follows, by the credentials and the certificate that it follows it with. That role
+# may write no row; a message is WAL of a transaction, whose commit waits for the quorum as any other.
+_COMMIT_SQL = r"""
+select current_setting('primary_conninfo') as upstream \gset
+\set upstream :upstream ' dbname=postgres application_name=devmentor_verify connect_timeout=5'
+\connect -reuse-previous=off :upstream
+set statement_timeout = '10s';
+select pg_logical_emit_message(true, 'devmentor_verify', :'run') \g /dev/null
+select pg_current_wal_lsn();
+"""
 _READ_SQL = "select host || ' ' || to_char(written_at, 'HH24:MI:SS') from devmentor_verify.canary where run = :'run'"
 
 
-def psql(plan: Plan, sql: str, **variables: str) -> str:
-    """Run SQL as the database's owner over the local socket."""
+def psql(plan: Plan, sql: str, *, port: int = 0, timeout: float = 30, **variables: str) -> str:
+    """Run SQL as the database's owner over the local socket; port: another than the plan's, timeout in seconds."""
     command = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]
-    command += ["-p", str(plan.ports["postgres"])]
+    command += ["-p", str(port or plan.ports["postgres"])]
     for name, value in variables.items():
         command += ["-v", f"{name}={value}"]
-    return run_command(command, stdin=sql).strip()
+    return run_command(command, stdin=sql, timeout=timeout).strip()
 
 
-def judge_replica(replica: c.Mapping[str, Any] | None) -> str:
+def read_replicas(plan: Plan, port: int = 0, timeout: float = 30) -> list[dict[str, Any]]:
+    """The replicas as this primary sees them: address, name, state, sync, lag_bytes, lag_seconds."""
+    return list(json.loads(psql(plan, _REPLICAS_SQL, port=port, timeout=timeout)))
+
+
+def judge_replica(replica: c.Mapping[str, Any] | None, max_lag_bytes: int = MAX_LAG_BYTES) -> str:
     """A replica as its primary sees it."""
     if replica is None:
         raise Failed("does not stream from the primary")
     evidence = "{state}, {sync}, lag {lag_bytes} B, {lag_seconds:.2f} s".format(**replica)
     if replica["state"] != "streaming" or replica["lag_bytes"] is None:
         raise Failed(evidence)
-    if replica["lag_bytes"] > MAX_LAG_BYTES or replica["lag_seconds"] > MAX_LAG_SECONDS:
+    if replica["lag_bytes"] > max_lag_bytes or replica["lag_seconds"] > MAX_LAG_SECONDS:
         raise Failed(evidence)
     return evidence
 
@@ -179,7 +194,7 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
         return judge_repository(stanzas, None if state["in_recovery"] else state["last_archived_wal"])
 
     def synchronous() -> str:
-        replicas[:] = json.loads(psql(plan, _REPLICAS_SQL))
+        replicas[:] = read_replicas(plan)
         return judge_synchronous(state["synchronous"], replicas)
 
     def write() -> str:
@@ -220,6 +235,28 @@ def check_postgres(plan: Plan, record: Recorder) -> None:
         for name, address in plan.peers["postgres"].items():
             if name != plan.host:
                 record.check(f"replica {name}", lambda a=address: judge_replica(seen.get(a)))  # type: ignore[misc]
+
+
+def check_commit(plan: Plan, record: Recorder) -> None:
+    """On a replica: a commit that is made on its primary from here arrives here.
+
+    It shows of one host what verify's row shows of all.
+    """
+
+    def arrives() -> str:
+        if psql(plan, "select pg_is_in_recovery()") != "t":
+            return "this is the primary; it wrote the row"
+        began = time.monotonic()
+        lsn = psql(plan, _COMMIT_SQL, run=plan.run)
+
+        def replayed() -> str:
+            if psql(plan, "select pg_last_wal_replay_lsn() >= :'lsn'::pg_lsn", lsn=lsn) != "t":
+                raise Failed(f"the commit before {lsn} has not arrived")
+            return f"a commit on the primary, before {lsn}, replayed here in {time.monotonic() - began:.2f} s"
+
+        return poll(replayed, plan.patience, 0.2)
+
+    record.check("commit from the primary", arrives)
 
 
 def check_pgbouncer(plan: Plan, record: Recorder) -> None:

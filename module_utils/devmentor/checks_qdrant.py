@@ -10,12 +10,16 @@ from .checks_base import Failed, Plan, Recorder, poll
 from .checks_client import ask
 from .qdrant import NOBODY, Absence, QdrantError, absence, parse_replicas, transfers_of_present
 
+NEAREST = 0.999  # cosine of vectors that count as the same
 
-def judge_collection(view: c.Mapping[str, Any], hosts: int, absent: int = 0, lost: Absence = NOBODY) -> str:
+
+def judge_collection(
+    view: c.Mapping[str, Any], hosts: int, absent: int = 0, lost: Absence = NOBODY, factor: int = 3
+) -> str:
     """A collection as one peer sees it: every replica on present peers Active, none moving, and enough of each shard.
 
     hosts: those that are there; absent: those in `offline`, whose peers are `lost`. A shard may lack one replica for
-    each absent host, and needs one that is Active in any case.
+    each absent host, and needs one that is Active in any case. factor: replicas of a shard with enough hosts.
     """
     try:
         replicas = [replica for replica in parse_replicas(view) if replica.peer not in lost.ids]
@@ -28,7 +32,7 @@ def judge_collection(view: c.Mapping[str, Any], hosts: int, absent: int = 0, los
         raise Failed(", ".join(sorted(bad)))
     if moving := transfers_of_present(view, lost):
         raise Failed(f"{moving} transfers under way")
-    needed = max(min(3, hosts + absent) - absent, 1)
+    needed = max(min(factor, hosts + absent) - absent, 1)
     count = collections.Counter(replica.shard for replica in replicas)
     few = [shard for shard in range(view["shard_count"]) if count[shard] < needed]
     if few:
@@ -64,6 +68,39 @@ def judge_raft(views: c.Mapping[str, c.Mapping[str, Any]], absent: c.Collection[
     if len(set(commits.values())) > 1:
         raise Failed("commits differ: " + ", ".join(f"{name} {commit}" for name, commit in commits.items()))
     return f"{len(views)} peers, commit {next(iter(commits.values()))}, nothing pending, consensus working"
+
+
+def judge_found(wanted: c.Mapping[str, Any], found: list[c.Mapping[str, Any]]) -> str:
+    """A search by a stored point's own vector finds it: itself, or another whose vector is as near."""
+    if not found:
+        raise Failed("a search by a stored vector finds nothing")
+    scores = {str(point["id"]): float(point["score"]) for point in found}
+    best = max(scores.values())
+    if str(wanted["id"]) not in scores and best < NEAREST:
+        raise Failed(f"a search by the vector of {wanted['id']} finds others, the nearest at {best:.4f}")
+    return f"the vector of {wanted['id']} found at {scores.get(str(wanted['id']), best):.4f}"
+
+
+def check_vector(plan: Plan, record: Recorder) -> None:
+    """A vector that is stored is found through this peer. A collection without points must say so to a search too."""
+    url = f"https://{plan.address}:{plan.ports['qdrant_http']}/collections/{plan.collection}"
+    key = {"api-key": plan.secrets["qdrant_api_key"]}
+
+    def post(path: str, body: c.Mapping[str, Any]) -> Any:
+        return ask(plan, "POST", f"{url}/points/{path}", body, key).json()["result"]
+
+    def found() -> str:
+        [*points] = post("scroll", {"limit": 1, "with_vector": True, "with_payload": False})["points"]
+        if points:
+            search = {"query": points[0]["vector"], "limit": 10, "params": {"exact": True}, "with_payload": False}
+            return judge_found(points[0], post("query", search)["points"])
+        size = ask(plan, "GET", url, headers=key).json()["result"]["config"]["params"]["vectors"]["size"]
+        if post("query", {"query": [1.0] * size, "limit": 1})["points"]:
+            raise Failed("a search finds points where a scroll has none")
+        return "the collection has no points, and a search says so"
+
+    # Points may be deleted between the two questions.
+    record.check("vector found", lambda: poll(found, min(plan.patience, 10)))
 
 
 def check_qdrant(plan: Plan, record: Recorder) -> None:

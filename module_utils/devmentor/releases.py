@@ -6,6 +6,7 @@
     <root>/.store/incoming/         archives that the control node copied here; gone once unpacked
     <root>/<app>/releases/<id>      -> ../../.store/<id>
     <root>/<app>/current            -> releases/<id>
+    <root>/<app>/surge              -> releases/<id>, what the app's stand-in in a rolling update runs
     <root>/<app>/release.json       written at every switch: newer than the process that must be restarted
 
 A release comes into the store by a rename of a finished and flushed directory, so one that is there is whole. State is
@@ -104,6 +105,27 @@ class Releases:
             outcome.actions.append(f"switch {wanted.app} to {wanted.id}")
             outcome.actions += self._prune(wanted)
         return outcome
+
+    def switch(self, app: str, to: str, entry: str = "", check: bool = False) -> str:
+        """Switch to a release of the app that is here, `previous` for the one before the last switch; its id.
+
+        Raises ReleaseError where it is not here, naming those that are. With `check` nothing is switched.
+        """
+        current = self.current(app)
+        wanted = str(self._marker(app).get("previous", "")) if to == "previous" else to
+        if wanted not in self.releases(app) or not (self._store / wanted).is_dir():
+            here = ", ".join(self.releases(app)) or "none"
+            raise ReleaseError(
+                f"there is no release {wanted or 'before this one'}. Here are: {here}. "
+                "Remedy: name one of these, or deploy the wanted one."
+            )
+        if wanted != current and not check:
+            release = json.loads((self._store / wanted / "release.json").read_text())
+            with self._locked():
+                target = Wanted(app, wanted, str(release["deps"]), str(release.get("python", "")), entry=entry)
+                self._smoke(target)
+                self._switch(target, current)
+        return wanted
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -221,7 +243,11 @@ class Releases:
 
     def _prune(self, wanted: Wanted) -> list[str]:
         """Drop this app's oldest releases, then what no app on the host refers to any more."""
+        stand_in = self._root / wanted.app / "surge"
+        kept = stand_in.readlink().name if stand_in.is_symlink() else ""
         for old in self.releases(wanted.app)[wanted.keep :]:
+            if old == kept:
+                continue
             (self._root / wanted.app / "releases" / old).unlink()
         used = {link.name for link in self._root.glob("*/releases/*")}
         removed = []

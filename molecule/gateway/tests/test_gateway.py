@@ -188,7 +188,7 @@ def test_a_conversation_stays_where_it_is_and_conversations_spread(host, names):
         return instance_of(host, f"--header 'X-DevMentor-Conversation: {conversation}'")
 
     assert len({instance("one") for _ in range(8)}) == 1
-    assert {instance(f"c{number}") for number in range(16)} == set(names)
+    assert {instance(f"c{number}") for number in range(40)} == set(names)
 
 
 def test_both_gateways_send_a_conversation_to_the_same_instance(gateways):

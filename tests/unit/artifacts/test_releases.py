@@ -229,3 +229,34 @@ def test_another_python_is_refused_before_anything_is_done(host):
     with pytest.raises(ReleaseError, match=r"made for Python 2\.7"):
         host.releases.ensure(wanted)
     assert host.ran == []
+
+
+def test_a_switch_goes_to_a_release_that_is_here_and_is_recorded(host):
+    old, new = "0.1.0-aaaaaaaaaaaa", "0.1.0-bbbbbbbbbbbb"
+    host.install()
+    host.install(release=new)
+    assert host.releases.switch("qwen", "previous", check=True) == old
+    assert host.releases.current("qwen") == new
+    assert host.releases.switch("qwen", "previous") == old
+    assert host.releases.current("qwen") == old
+    # Newer than the process: the unit restarts (decision 1), and back again is a switch like any other.
+    assert json.loads((host.root / "qwen" / "release.json").read_text()) == {"app": "qwen", "id": old, "previous": new}
+    assert host.releases.switch("qwen", new) == new
+
+
+@pytest.mark.parametrize("to", ["previous", "0.1.0-cccccccccccc"])
+def test_a_switch_to_what_is_not_here_names_what_is(host, to):
+    host.install()
+    with pytest.raises(ReleaseError, match=r"Here are: 0\.1\.0-aaaaaaaaaaaa"):
+        host.releases.switch("qwen", to)
+    assert host.releases.current("qwen") == "0.1.0-aaaaaaaaaaaa"
+
+
+def test_what_a_stand_in_runs_is_never_removed(host):
+    host.install(keep=1)
+    (host.root / "qwen" / "surge").symlink_to("releases/0.1.0-aaaaaaaaaaaa")
+    host.install(release="0.1.0-bbbbbbbbbbbb", keep=1)
+    assert "0.1.0-aaaaaaaaaaaa" in host.store()
+    (host.root / "qwen" / "surge").unlink()
+    host.install(release="0.1.0-cccccccccccc", keep=1)
+    assert host.store() == ["0.1.0-cccccccccccc"]

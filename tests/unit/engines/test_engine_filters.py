@@ -48,6 +48,7 @@ def test_a_host_runs_the_engines_of_its_groups() -> None:
         ({"Chat2": entry()}, "lower-case"),
         ({"chat": {"groups": []}}, "missing"),
         ({"chat": entry(), "other": entry()}, "port 8081"),
+        ({"chat": entry(), "other": entry(port=8082, surge_port=8081)}, "surge_port 8081"),
     ],
 )
 def test_a_wrong_entry_is_named(instances: dict[str, Any], said: str) -> None:
@@ -63,6 +64,15 @@ def test_the_environment_names_the_models_release() -> None:
     assert file["path"] == "/etc/x/embed.env"
     assert "LLAMACPP_MODEL=/models/m/1-abc/m.gguf\n" in file["content"]
     assert "LLAMACPP_THREADS=1\n" in file["content"]
+
+
+def test_a_stand_in_differs_in_its_port_alone_and_is_no_unit_that_runs_by_itself() -> None:
+    fetched = {"m": {"release": "1-abc", "file": "m.gguf"}}
+    found = engines.engines_of({"embed": entry(mode="embed", surge_port="8084")}, ["qwen"])
+    main, stand_in = engines.engine_files(found, fetched, "/etc/x", "/models", {})
+    assert stand_in["path"] == "/etc/x/embed-surge.env"
+    assert stand_in["content"] == main["content"].replace("PORT=8081", "PORT=8084") != main["content"]
+    assert [unit["name"] for unit in engines.engine_units(found, "/etc/x", "/opt/m", 5)] == ["llamacpp@embed.service"]
 
 
 def test_a_unit_restarts_on_its_environment_and_its_release() -> None:

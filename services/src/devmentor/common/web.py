@@ -1,5 +1,6 @@
 """The Starlette application of a service: request ids, limits, metrics, errors and the operator's endpoints."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -30,17 +31,29 @@ DURATION = Histogram(
 )
 IN_FLIGHT = Gauge("devmentor_http_requests_in_flight", "Requests being answered", ["service"])
 
+# Seconds that a whole body may take to arrive: 32 MiB at 4 Mbit/s. The gateway's limit is on a body's beginning only.
+BODY_SECONDS = 70.0
+
 _OPERATOR_PATHS = frozenset({"/health", "/ready", "/metrics"})
 
 
 class RequestMiddleware:
-    """Request id, body limit, concurrency limit, access log and metrics; streams pass through untouched."""
+    """Request id, limits of the body and of concurrency, access log and metrics; streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, service: str, max_body_bytes: int, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        service: str,
+        max_body_bytes: int,
+        max_concurrent: int,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
         self._app = app
         self._service = service
         self._max_body = max_body_bytes
         self._max_concurrent = max_concurrent
+        self._body_seconds = body_seconds
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,12 +108,27 @@ class RequestMiddleware:
             413, "body_too_large", f"the body is larger than {self._max_body} bytes", headers={"Connection": "close"}
         )
 
+    def _too_slow(self) -> ApiError:
+        return ApiError(
+            408,
+            "request_timeout",
+            f"the body did not arrive within {self._body_seconds:g} s",
+            headers={"Connection": "close"},
+        )
+
     def _limited(self, receive: Receive) -> Receive:
-        seen = 0
+        seen, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._body_seconds
 
         async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                # After the body comes the client's going away, at any time.
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            whole = whole or not message.get("more_body", False)
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self._max_body:
@@ -158,12 +186,19 @@ def create_app(
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[Any]] | None = None,
     max_body_bytes: int = 16 * 1024 * 1024,
     max_concurrent: int = 512,
+    body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
     """A service's application. `readiness` is kept in `app.state.readiness`: the runner drains it."""
     app = Starlette(
         routes=[*operator_routes(readiness), *routes],
         middleware=[
-            Middleware(RequestMiddleware, service=service, max_body_bytes=max_body_bytes, max_concurrent=max_concurrent)
+            Middleware(
+                RequestMiddleware,
+                service=service,
+                max_body_bytes=max_body_bytes,
+                max_concurrent=max_concurrent,
+                body_seconds=body_seconds,
+            )
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

@@ -16,7 +16,9 @@ class Settings(ServiceSettings):
 
     port: int = Field(default=8090, ge=0, le=65535)
     worker_port: int = Field(default=8091, ge=0, le=65535, description="/health, /ready and /metrics of the worker")
-    replica: str = Field(default="local", pattern=r"^[A-Za-z0-9._-]{1,63}$", description="this host's name")
+    replica: str = Field(
+        default="local", pattern=r"^[A-Za-z0-9._-]{1,80}$", description="this host's name; a stand-in's ends in -surge"
+    )
 
     # PostgreSQL, through PgBouncer
     database: str = Field(default="host=127.0.0.1 dbname=devmentor user=pbml", description="libpq conninfo")

@@ -211,5 +211,3 @@ class Follower:
             data.rename(replaced)
         staging.rename(data)
         await asyncio.to_thread(shutil.rmtree, replaced, True)
-
-

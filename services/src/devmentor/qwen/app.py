@@ -13,7 +13,7 @@ from devmentor.common import tls
 from devmentor.common.auth import TenantKeys, TenantsFileError
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
-from devmentor.qwen.breaker import BreakerLimits
+from devmentor.qwen.breaker import BreakerLimits, State
 from devmentor.qwen.budget_store import PostgresStore
 from devmentor.qwen.budgets import Budgets
 from devmentor.qwen.cache import L1, L2, AnswerCache
@@ -144,10 +144,13 @@ def build(settings: QwenSettings) -> Starlette:
     def engine_check(name: str, *, required: bool) -> Check:
         async def probe() -> str:
             engine = engines.get(name)
-            problem = engine.problem if engine is not None else "not opened yet"
-            if problem:
-                raise RuntimeError(problem)
-            return "tokens move"
+            if engine is None:
+                raise RuntimeError("not opened yet")
+            if engine.problem:
+                raise RuntimeError(engine.problem)
+            # Told, not judged: with all instances out for what one client's requests do to engines nobody would answer.
+            state = engine.breaker.state
+            return "tokens move" if state is State.CLOSED else f"tokens move; breaker {state.name.lower()}"
 
         return Check(f"engine-{name}", probe, required=required)
 

@@ -1,12 +1,18 @@
 """A circuit breaker: an engine that fails is left alone for a while, then one request at a time probes it.
 
     closed --errors in a row, or error rate--> open --open_s--> half-open --success--> closed
-                                                ^-----------------error------'
+                                                | ^-----------------error------'         ^
+                                                '--canary, after errors in a row---------'
 
 Two causes open it. `consecutive`: so many errors in a row; nobody is let through. `rate`: among the last requests (at
 least `min_volume` within `window_s`) the share of errors is above `error_rate`. Such an engine still answers nearly
 always, so requests that nothing else can serve are let through as a last resort: without a fallback, an open circuit
 would turn one error in 500 into nothing but errors.
+
+A canary is a token that we ask for ourselves, now and then, to see whether the engine works. After errors in a row its
+success closes at once, on probation: the next error opens again. Its failure before `open_s` is over says nothing new.
+A single success says nothing of a rate, so there the canary waits its turn as every request does
+(docs/decisions/0074-ready-and-the-breaker.md).
 
 `min_volume` is at least 1 / error_rate: a single error never is a rate. A breaker that closes again forgets its window:
 the next opening by rate takes `min_volume` new requests, so the engine always gets its way back. A probe that says
@@ -53,11 +59,12 @@ class BreakerLimits:
 class Pass:
     """A request that was let through. `success`, `error` or `abandon` ends it; a stream `began` before."""
 
-    __slots__ = ("_breaker", "epoch")
+    __slots__ = ("_breaker", "canary", "epoch")
 
     def __init__(self, breaker: "Breaker", epoch: int) -> None:
         self._breaker = breaker
         self.epoch = epoch
+        self.canary = False
 
     def success(self) -> None:
         """The engine answered, if only to refuse the request as wrong."""
@@ -121,8 +128,23 @@ class Breaker:
             return Pass(self, self._epoch)
         return None
 
+    def canary(self) -> Pass | None:
+        """A pass for a canary; None where the circuit is closed, or where it must wait."""
+        if self._state is State.CLOSED:
+            return None
+        passed = self.allow()
+        if passed is None and self._cause is Cause.CONSECUTIVE:
+            passed = Pass(self, self._epoch)
+        if passed is not None:
+            passed.canary = self._cause is Cause.CONSECUTIVE
+        return passed
+
     def succeeded(self, passed: Pass) -> None:
         if passed.epoch != self._epoch:
+            return
+        if passed.canary:
+            self._close()
+            self._errors = self._limits.errors - 1
             return
         self._errors = 0
         if self._state is State.CLOSED:
@@ -139,7 +161,7 @@ class Breaker:
             passed.epoch = self._epoch
 
     def failed(self, passed: Pass) -> None:
-        if passed.epoch != self._epoch:
+        if passed.epoch != self._epoch or (passed.canary and passed is not self._probe):
             return
         self._errors += 1
         if passed is self._probe:

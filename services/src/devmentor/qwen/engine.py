@@ -19,7 +19,7 @@ import aiohttp
 from devmentor.common import context
 from devmentor.common.errors import ApiError
 from devmentor.qwen import metrics
-from devmentor.qwen.breaker import Breaker, BreakerLimits, Pass, State
+from devmentor.qwen.breaker import Breaker, BreakerLimits, Pass
 from devmentor.qwen.engine_errors import EngineError, as_engine_error, checked, engine_message
 from devmentor.qwen.engine_stream import EngineStream
 from devmentor.qwen.pool import Pool
@@ -247,8 +247,8 @@ class Engine:
         Where an answer came in the last moments nothing is asked. Else a token is generated; a busy engine queues
         that, and then its own counters must be seen to grow from one probe to the next.
         """
-        # A breaker that waits for a probe gets this one: without requests it would stay open for ever.
-        passed = self.breaker.allow() if self.breaker.state is not State.CLOSED else None
+        # What makes it ready closes its breaker, too: it would be sent requests and answer them by fallbacks.
+        passed = self.breaker.canary()
         if passed is not None or self._moved_at is None or self._still_s() >= min(1.0, self._limits.stuck_s / 4):
             try:
                 await self._generate_one()
@@ -282,7 +282,10 @@ class Engine:
         body = json.dumps({"model": self.model, **question}).encode()
         response = await self._post(body, timeout)
         async with response:
-            self._check(response.status, await response.read())
+            payload = await response.read()
+            self._check(response.status, payload)
+            if self.kind == "chat":
+                checked(payload)  # as a client's answer: a breaker closes by it
 
     async def _counters_grew(self) -> bool:
         seen = await self._counters()

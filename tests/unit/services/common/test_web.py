@@ -1,13 +1,15 @@
 """The application shell, driven over ASGI without a socket."""
 
+import asyncio
 import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import httpx
 import pytest
+import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -97,6 +99,54 @@ async def test_body_limit_by_header_and_by_count():
         unannounced = await session.post("/echo/a", content=chunks())
         assert unannounced.status_code == 413
         assert unannounced.json()["error"]["code"] == "body_too_large"
+
+
+@asynccontextmanager
+async def listening(app) -> AsyncIterator[int]:
+    """The service on a port of loopback, by the server that it runs on."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=1))
+    server.capture_signals = nullcontext
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not running.done()
+        await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await running
+
+
+async def test_a_body_that_takes_too_long_gets_408_and_leaves_its_place():
+    async with listening(service(body_seconds=0.5, max_concurrent=1)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /echo/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        for _ in range(3):
+            writer.write(b"x" * 1000)
+            await asyncio.sleep(0.1)
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(body)["error"]["code"] == "request_timeout"
+        writer.close()
+        async with httpx.AsyncClient() as session:
+            again = await session.post(f"http://127.0.0.1:{port}/echo/a", content=b"x")
+            assert again.json() == {"size": 1}
+
+
+async def test_the_time_of_the_body_is_not_that_of_the_answer():
+    async def slow(request: Request) -> StreamingResponse:
+        await request.body()
+
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(5):
+                await asyncio.sleep(0.1)
+                yield b"x"
+
+        return StreamingResponse(parts())
+
+    for method in ("GET", "POST"):
+        routes = [Route("/slow", slow, methods=[method])]
+        app = create_app("test", readiness=Readiness("test", [], max_age_s=0), routes=routes, body_seconds=0.2)
+        async with listening(app) as port, httpx.AsyncClient() as session:
+            assert (await session.request(method, f"http://127.0.0.1:{port}/slow")).text == "xxxxx"
 
 
 async def test_concurrency_limit_sheds_with_429_but_not_the_operator():

@@ -78,7 +78,8 @@ class Engine:
             self.active -= 1
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if self.mode == "error":
+        canary = body["messages"] == [{"role": "user", "content": "ping"}]
+        if self.mode == "error" or (self.mode == "error to clients" and not canary):
             return web.json_response({"error": {"message": "the engine is broken", "code": 500}}, status=500)
         if self.mode == "refuse":
             error = {"code": 400, "message": "too long", "type": "exceed_context_size_error"}

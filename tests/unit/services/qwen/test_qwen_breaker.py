@@ -116,6 +116,84 @@ def test_a_probe_that_says_nothing_is_given_up() -> None:
     assert one.state is State.CLOSED
 
 
+# -- canaries ---------------------------------------------------------------------------------------------------------
+
+
+def canary(of: Breaker) -> Pass:
+    passed = of.canary()
+    assert passed is not None
+    return passed
+
+
+def test_after_errors_in_a_row_a_canary_closes_at_once_and_the_next_error_opens_again() -> None:
+    clock = Clock()
+    one = breaker(clock, errors=3, open_s=30)
+    assert one.canary() is None, "a closed circuit learns from clients"
+    for _ in range(3):
+        let_through(one).error()
+    assert one.allow() is None
+    canary(one).success()
+    assert one.state is State.CLOSED
+    let_through(one).error()
+    assert one.state is State.OPEN, "on probation"
+    canary(one).success()
+    let_through(one).success()
+    let_through(one).error()
+    let_through(one).error()
+    assert one.state is State.CLOSED, "a client's answer ends the probation"
+
+
+def test_a_canary_that_fails_before_the_pause_is_over_says_nothing_new() -> None:
+    clock = Clock()
+    one = breaker(clock, "canary", errors=1, open_s=30)
+    let_through(one).error()
+    for _ in range(5):
+        clock.now += 5
+        canary(one).error()
+        canary(one).abandon()
+    assert (one.retry_after_s, opened("canary", "consecutive"), opened("canary", "probe")) == (5, 1, 0)
+    clock.now += 5
+    canary(one).error()
+    assert (one.retry_after_s, opened("canary", "probe")) == (30, 1), "in its turn it is the probe"
+
+
+def test_a_canary_closes_although_a_clients_probe_hangs() -> None:
+    clock = Clock()
+    one = breaker(clock, errors=1, open_s=30)
+    let_through(one).error()
+    clock.now += 30
+    hanging = let_through(one)
+    canary(one).success()
+    assert one.state is State.CLOSED
+    hanging.error()
+    assert one.state is State.CLOSED, "it was let through before"
+
+
+def test_a_canary_from_before_it_opened_does_not_close_it() -> None:
+    clock = Clock()
+    one = breaker(clock, errors=1, open_s=30)
+    let_through(one).error()
+    early = canary(one)
+    canary(one).success()
+    let_through(one).error()
+    early.success()
+    assert one.state is State.OPEN
+
+
+def test_a_canary_says_nothing_of_a_rate() -> None:
+    clock = Clock()
+    one = breaker(clock, errors=5, error_rate=0.1, min_volume=10, open_s=30)
+    for number in range(10):
+        passed = let_through(one)
+        (passed.error if number in (1, 3) else passed.success)()
+    assert (one.state, one.canary()) == (State.OPEN, None)
+    clock.now += 30
+    canary(one).success()
+    assert one.state is State.CLOSED
+    let_through(one).error()
+    assert one.state is State.CLOSED, "no probation: one error in 500 is what it is known for"
+
+
 # -- error rate -------------------------------------------------------------------------------------------------------
 
 
@@ -255,15 +333,54 @@ async def test_while_it_is_open_by_rate_the_secondary_serves_and_then_the_primar
         assert (await tier.chat("later")).served_by == "engine"
 
 
-async def test_it_closes_without_any_client(start: StartTier, engine: Engine) -> None:
-    tier = await start(probe_s=0.05, breaker_open_s=0.2)
+def state_of(model: str = MODEL) -> float | None:
+    return REGISTRY.get_sample_value("devmentor_qwen_breaker_state", {"model": model})
+
+
+async def until_dead(tier: Any, engine: Engine) -> None:
     engine.mode = "error"
     for number in range(5):
-        await tier.chat(str(number))
+        await tier.chat(f"dead {number}")
+    assert state_of() == State.OPEN
 
-    def state() -> float | None:
-        return REGISTRY.get_sample_value("devmentor_qwen_breaker_state", {"model": MODEL})
 
-    assert state() != State.CLOSED
+async def is_ready(tier: Any) -> bool:
+    return (await tier.request("GET", "/ready")).status == 200
+
+
+async def test_it_closes_without_any_client(start: StartTier, engine: Engine) -> None:
+    tier = await start(probe_s=0.05, breaker_open_s=60)
+    await until_dead(tier, engine)
+    await asyncio.sleep(0.2)
+    assert state_of() == State.OPEN, "the engine is still broken"
     engine.mode = "ok"
-    await until(lambda: state() == State.CLOSED)
+    await until(lambda: state_of() == State.CLOSED, 2)
+
+
+async def test_an_instance_that_is_ready_again_answers_with_its_engine(start: StartTier, engine: Engine) -> None:
+    tier = await start(probe_s=0.05, breaker_open_s=60)
+    await until_dead(tier, engine)
+    async with asyncio.timeout(5):
+        while await is_ready(tier):  # noqa: ASYNC110 - reports are a second old
+            await asyncio.sleep(0.05)
+        engine.mode = "ok"
+        while not await is_ready(tier):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    answer = await tier.chat("back")
+    assert (answer.status, answer.served_by) == (200, "engine")
+
+
+async def test_an_engine_that_fails_clients_only_stays_ready_and_gets_an_error_a_canary(
+    start: StartTier, engine: Engine
+) -> None:
+    tier = await start(probe_s=0.25, breaker_open_s=60)
+    await until(lambda: len(engine.bodies) > 0)
+    engine.mode = "error to clients"
+    until_s, number = asyncio.get_running_loop().time() + 2, 0
+    while asyncio.get_running_loop().time() < until_s:
+        number += 1
+        assert (await tier.chat(f"poison {number}")).status == 503
+    assert 5 < len(engine.questions) <= 5 + 2 / 0.25 + 1, f"of {number}"
+    ready = await tier.request("GET", "/ready")
+    assert ready.status == 200
+    assert ready.body["checks"][f"engine-{MODEL}"]["detail"].startswith("tokens move")
