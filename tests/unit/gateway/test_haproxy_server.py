@@ -236,14 +236,15 @@ PROC = b"#<PID> <type> <reloads> <uptime>\n1 master 0 [failed: 0] 0d00h 3.0\n# w
     ("which", "answer"),
     [
         ("socket", b""),
-        ("socket", b"Permission denied\n"),
-        ("socket", b"2\n# be_name srv_name\nqwen h1\n"),
-        ("socket", b"1\n# be_name srv_name\nqwen h1\n"),
+        ("socket", b"Permission denied\n\n"),
+        ("socket", b"2\n# be_name srv_name\nqwen h1\n\n"),
+        ("socket", b"1\n# be_name srv_name\nqwen h1\n\n"),
         ("master_socket", b"\n"),
-        ("master_socket", b"Permission denied\n"),
-        ("master_socket", PROC.replace(b"# workers\n2 worker 0 0d00h 3.0\n", b"")),
-        ("master_socket", PROC + b"# new kind of section\n3 worker\n"),
-        ("master_socket", PROC + b"# old workers\nworker\n"),
+        ("master_socket", b"Permission denied\n\n"),
+        ("master_socket", PROC),  # cut off before the old workers
+        ("master_socket", PROC.replace(b"# workers\n2 worker 0 0d00h 3.0\n", b"\n")),
+        ("master_socket", PROC + b"# new kind of section\n3 worker\n\n"),
+        ("master_socket", PROC + b"# old workers\nworker\n\n"),
     ],
 )
 def test_a_faked_answer_that_cannot_be_read_is_an_error(module, tmp_path, which, answer):
@@ -252,4 +253,4 @@ def test_a_faked_answer_that_cannot_be_read_is_an_error(module, tmp_path, which,
     impostor.socket.close()
     assert result["failed"]
     assert not result["changed"]
-    assert "cannot be read" in result["msg"] or "without an answer" in result["msg"]
+    assert "cannot be read" in result["msg"] or "without a whole answer" in result["msg"]
