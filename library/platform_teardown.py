@@ -105,7 +105,9 @@ def main():
             module.run_command(["systemctl", "disable", "--quiet", *todo.disable], check_rc=True)
         if todo.packages:
             module.run_command(
-                ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=120", "purge" if todo.purge else "remove", *todo.packages],
+                # The platform's own hold is no reason to keep them.
+                ["apt-get", "-y", "--allow-change-held-packages", "-o", "DPkg::Lock::Timeout=120"]
+                + ["purge" if todo.purge else "remove", *todo.packages],
                 environ_update={"DEBIAN_FRONTEND": "noninteractive"},
                 check_rc=True,
             )
