@@ -47,9 +47,7 @@ def host_packages(packages: Mapping[str, list[str]], group_names: Iterable[str])
     return sorted({name for key in ["all", *host_components(group_names)] for name in packages.get(key, [])})
 
 
-def packages_to_install(
-    packages: Iterable[str], installed: Iterable[str], versions: Mapping[str, str]
-) -> list[str]:
+def packages_to_install(packages: Iterable[str], installed: Iterable[str], versions: Mapping[str, str]) -> list[str]:
     """What apt is to install of a list: what is not there yet, `name=version` where the inventory has a version."""
     return [_at_version(name, versions) for name in packages if name not in set(installed)]
 

@@ -6,6 +6,7 @@ Runs on the hosts, on Python's standard library: for the local fact, and for the
 from __future__ import annotations
 
 import collections.abc as c
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -104,14 +105,14 @@ def changed_at(root: pathlib.Path, status: pathlib.Path = DPKG_STATUS, units: pa
     """When what the versions are read from last changed, in seconds since the epoch; 0 where nothing is there."""
     newest = 0.0
     for path in (status, units / "qdrant.service", *root.glob("*/release.json"), *root.glob("*/current")):
-        try:
+        with contextlib.suppress(OSError):
             newest = max(newest, path.lstat().st_mtime)
-        except OSError:
-            pass
     return newest
 
 
-def refresh(target: pathlib.Path, root: pathlib.Path, status: pathlib.Path = DPKG_STATUS, units: pathlib.Path = UNITS) -> bool:
+def refresh(
+    target: pathlib.Path, root: pathlib.Path, status: pathlib.Path = DPKG_STATUS, units: pathlib.Path = UNITS
+) -> bool:
     """Write the metric into `target` where what it is read from is newer; whether it was written.
 
     Called four times a minute: with nothing new it is a few stat calls. A file that is as old as a change is written
