@@ -91,7 +91,7 @@ class Releases:
         installed = (self._store / wanted.id).is_dir()
         if check:
             outcome.actions += [] if installed else [f"install {wanted.id}"]
-            outcome.actions.append(f"stage {wanted.app} {wanted.id}" if stage else f"switch {wanted.app} to {wanted.id}")
+            outcome.actions.append(f"stage {wanted.app}" if stage else f"switch {wanted.app} to {wanted.id}")
             return outcome
         with self._locked():
             if not installed:
