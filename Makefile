@@ -20,7 +20,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	chaos-pbml chaos-qwen vm-postgres bench-failover bench-semantic-cache bench-qwen bench-qwen-memory bench-affinity \
-	bench-pbml bench-pbml-short bench-rolling chaos-rollout clean
+	bench-pbml bench-pbml-short fuzz-pbml bench-rolling chaos-rollout clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED
 chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all REPEAT=1 LOCAL=1 (spool and state) AWAY=30; writes docs/pbml-chaos.md
 	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
 	  --repeat $(or $(REPEAT),1) --away $(or $(AWAY),30) $(if $(LOCAL),--local) $(ARGS) --write-docs
+
+fuzz-pbml: venv ## PBML's API asked all that its OpenAPI document allows, by schemathesis: ARGS="--seconds 45 --seed 1"
+	@PYTHONPATH=services/src python -m tests.fuzz.pbml $(ARGS)
 
 chaos-qwen: venv ## what clients of the whole platform see of each fault: ROUNDS=1 SEED=1 FAULT=all RATE=4 KEEP=1 (the running lab)
 	@$(vault) python -m tests.chaos.qwen.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \

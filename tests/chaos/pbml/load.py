@@ -15,7 +15,8 @@ from tests.chaos.pbml.pace import Pace, next_due
 DEADLINE_S = 10.0
 _TALK = 200
 """Turns of one conversation."""
-_BRAKED_S = 0.2
+_STEP_S = 0.2
+"""Longest wait without a look at whether it is over."""
 _WORDS = [
     "index",
     "ledger",
@@ -78,8 +79,8 @@ class Load:
         async with self._client() as client:
             count, due = 0, time.monotonic() + chance.uniform(0, self._pace.write_every_s)
             while not self._stop.is_set():
-                await asyncio.sleep(_BRAKED_S if self._pace.braked else max(0.0, due - time.monotonic()))
-                if self._pace.braked:
+                if self._pace.braked or (left := due - time.monotonic()) > 0:
+                    await asyncio.sleep(_STEP_S if self._pace.braked else min(left, _STEP_S))
                     continue
                 due = next_due(due, time.monotonic(), self._pace.write_every_s)
                 count += 1
@@ -140,7 +141,9 @@ class Load:
         async with self._client() as client:
             due = time.monotonic() + chance.uniform(0, self._pace.read_every_s)
             while not self._stop.is_set():
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                if (left := due - time.monotonic()) > 0:
+                    await asyncio.sleep(min(left, _STEP_S))
+                    continue
                 due = next_due(due, time.monotonic(), self._pace.read_every_s)
                 # What was deleted since must not be found, and is no matter of this reader.
                 if candidates := [write for write in self._recent[-15:] if write.subject not in self._deleted]:
