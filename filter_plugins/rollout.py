@@ -90,7 +90,8 @@ def rollout_refusal(journal: Mapping[str, Any], kind: str, target: Mapping[str, 
     opened = f"{journal['kind']} {journal['run']} is {journal['state']} and wants {_short(journal['target'])}"
     return (
         f"{opened}; this {kind} wants {_short(target)}. Nothing was changed. Remedy: finish that one by running its "
-        "playbook with its inventory again, or take it back with playbooks/rollback.yml."
+        "playbook with its inventory again, take it back with playbooks/rollback.yml, or "
+        f"give it up: -e rollout_abandon={journal['run']}."
     )
 
 

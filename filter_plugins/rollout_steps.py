@@ -61,7 +61,7 @@ def rollout_steps(
     tiers: the role's table. live: hosts that are not offline. changes: host -> tier -> tasks that a check run said
     would change something. last: tier -> the host that goes last (the leader). A host that an open journal has begun
     and not ended is done again, changes or not. Restarts take every host that the journal has not ended, rollbacks
-    those that it has touched.
+    those that the last update has touched.
     """
     open_journal = journal.get("state") in ("running", "failed")
     records = last_records(journal)
@@ -80,7 +80,8 @@ def rollout_steps(
                 done = open_journal and record.get("phase") == "done"
                 wanted = [] if done else ["restart"]
             elif verb == "rollback":
-                wanted = ["go back"] if record and record.get("phase") != "went_back" else []
+                touched = bool(record) and journal.get("kind") != "restart" and record.get("phase") != "went_back"
+                wanted = ["go back"] if touched else []
             if wanted or interrupted:
                 of_tier.append(
                     {

@@ -115,7 +115,8 @@ def test_the_plan_changes_nothing(deployed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("\n\nraise SystemExit('cannot be loaded')\n", "cannot be loaded"), (NEVER_READY, "never ready")]
+    ("fault", "said"),
+    [("\n\nraise SystemExit('cannot be loaded')\n", "cannot be loaded"), (NEVER_READY, "never ready")],
 )
 def test_a_pretended_bad_release_goes_back_by_itself_and_nobody_notices(
     deployed: Path, tmp_path: Path, fault: str, said: str

@@ -84,6 +84,7 @@ def test_a_rollback_takes_back_what_was_touched() -> None:
     }  # fmt: skip
     assert steps("rollback", changes={}, journal=journal) == [("qwen", "h1")]
     assert steps("rollback", changes={}, journal={**journal, "state": "finished"}) == [("qwen", "h1")]
+    assert steps("rollback", changes={}, journal={**journal, "kind": "restart", "state": "finished"}) == []
 
 
 def test_leaders_are_found_in_what_hosts_said() -> None:
