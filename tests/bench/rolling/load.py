@@ -139,13 +139,21 @@ class Load:
         self._acknowledged: set[str] = set()
         self._marks: list[tuple[float, str]] = []
         self._began = time.monotonic()
-        self._statements = self._sql() if self.rates.sql else None
-        if self._statements is not None:
-            self._statements.start()
-        self._watch = serving.Watch(self.deployed.hosts("gateway"), self._began)
-        self._watch.start()
+        self._ready = threading.Event()
+        self._statements: Statements | None = None
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._thread.start()
+        self._ready.wait()
+        try:
+            if self.rates.sql and self._failure is None:
+                self._statements = self._sql()
+                self._statements.start()
+        except BaseException:
+            self._over.set()
+            self._thread.join()
+            raise
+        self._watch = serving.Watch(self.deployed.hosts("gateway"), self._began)
+        self._watch.start()
 
     def mark(self, label: str) -> None:
         """Remember this moment by a name."""
@@ -193,6 +201,8 @@ class Load:
             asyncio.run(self._send_all())
         except BaseException as error:
             self._failure = error
+        finally:
+            self._ready.set()
 
     async def _send_all(self) -> None:
         client = self.deployed.client
@@ -201,6 +211,9 @@ class Load:
             for kind in PLANS
             if self.rates.of(kind)
         }
+        # The zero: what it took to make the clients is no part of the load.
+        self._began = time.monotonic()
+        self._ready.set()
         try:
             behind = await asyncio.gather(
                 *(

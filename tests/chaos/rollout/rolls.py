@@ -102,6 +102,8 @@ class Keepers:
         try:
             # Not by a command in the host: it is looked at many times a second.
             root = Path(f"/proc/{self._lab.host(name).require_init()}/root")
+            if not (root / "etc").is_dir():  # it has lost its power since
+                return None
             document = json.loads((root / f"{STATE}/{file}".lstrip("/")).read_text())
         except FileNotFoundError:
             return {}
