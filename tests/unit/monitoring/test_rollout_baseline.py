@@ -179,7 +179,9 @@ def test_errors_at_the_gateway_fail(compare: Any) -> None:
 
 
 def test_one_error_is_not_made_two_by_extrapolation(compare: Any) -> None:
-    found = compare(platform(1) | {gateway("qwen", "5xx"): burst(1, 10)}, "qwen", window_seconds=1)
+    errors = {gateway("qwen", "5xx"): lambda at: 1001 if at >= -10 else 1000}
+    found = compare(platform(1) | errors, "qwen", window_seconds=1)
+    assert 1 < found["measured"]["qwen"]["errors"] < 2
     assert found["window_seconds"] == 3 * SCRAPE
     assert found["result"] == "pass", found["evidence"]
 
