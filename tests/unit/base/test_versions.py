@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from filter_plugins.base import hold_gaps, package_changes, package_lines, packages_at_versions, packages_to_install
 from module_utils.devmentor import versions
@@ -134,9 +135,15 @@ def test_slice_metrics_writes_it_beside_the_slices(tmp_path: Path, library: bool
 
 
 def test_what_is_held_is_what_the_platform_installs() -> None:
-    import yaml
-
     platform = yaml.safe_load((ROOT / "roles/platform/defaults/main/packages.yml").read_text())
     known = {name for names in platform["devmentor_packages"].values() for name in names}
     assert set(platform["devmentor_held_packages"]) <= known
     assert set(versions.PACKAGES.values()) <= set(platform["devmentor_held_packages"])
+
+
+def test_what_is_held_has_a_tier_that_rolls_it() -> None:
+    """Held and in no tier, a package would never get its security updates."""
+    tiers = yaml.safe_load((ROOT / "roles/rollout/vars/main.yml").read_text())["__rollout_tiers"]
+    platform = yaml.safe_load((ROOT / "roles/platform/defaults/main/packages.yml").read_text())
+    rolled = {name for tier in tiers.values() for name in tier.get("packages", [])}
+    assert rolled == set(platform["devmentor_held_packages"])

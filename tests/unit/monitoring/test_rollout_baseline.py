@@ -111,7 +111,6 @@ def platform(per_second: float = 10, seconds: float = 0.04, **changed: Any) -> S
     http = 'component="{0}",service="{0}",route="/v1/x",method="POST"'
     shown: Series = {
         **up,
-        gateway("clients", "2xx", "frontend"): rate(per_second),
         gateway("clients", "5xx", "frontend"): rate(0),
         gateway("qwen", "2xx"): rate(per_second),
         gateway("qwen", "5xx"): rate(0),
@@ -180,7 +179,9 @@ def test_errors_at_the_gateway_fail(compare: Any) -> None:
 
 
 def test_one_error_is_not_made_two_by_extrapolation(compare: Any) -> None:
-    found = compare(platform(1) | {gateway("qwen", "5xx"): burst(1, 10)}, "qwen", window_seconds=1)
+    errors = {gateway("qwen", "5xx"): lambda at: 1001 if at >= -10 else 1000}
+    found = compare(platform(1) | errors, "qwen", window_seconds=1)
+    assert 1 < found["measured"]["qwen"]["errors"] < 2
     assert found["window_seconds"] == 3 * SCRAPE
     assert found["result"] == "pass", found["evidence"]
 
@@ -219,6 +220,12 @@ def test_too_little_traffic_is_said_and_does_not_fail(compare: Any) -> None:
 def test_nothing_but_errors_fails_however_few(compare: Any) -> None:
     found = compare(platform(0) | {gateway("qwen", "5xx"): burst(8, 30), gateway("qwen", "2xx"): rate(0)}, "qwen")
     assert found["result"] == "fail"
+
+
+def test_errors_of_the_gateway_itself_fail_without_any_request_to_a_tier(compare: Any) -> None:
+    series = platform(0) | {gateway("clients", "5xx", "frontend"): burst(8, 30)}
+    found = compare(series, "exporters")
+    assert (found["result"], found["measured"]["clients"]["error_ratio"]) == ("fail", 1)
 
 
 def test_a_missing_series_is_unknown(compare: Any) -> None:
