@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible import constants, context
+from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback import CallbackBase
 
 # Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
@@ -85,16 +86,20 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self.v2_playbook_on_task_start(task, False)
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        self._answer("ok", result)
+        self._answer("included" if isinstance(result._task, TaskInclude) else "ok", result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         self._answer("failed", result, ignored=ignore_errors, rescued=not ignore_errors and _rescued(result._task))
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        self._answer("unreachable", result)
+        self._answer("unreachable", result, ignored=bool(result._task.ignore_unreachable))
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         self._answer("skipped", result)
+
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        if self._record:
+            self._record.included(host.get_name() for host in included_file._hosts)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         if not self._record:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -106,7 +106,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Answer:
-    """One host's answer to a task. outcome: ok, failed, unreachable or skipped; module: name without collection."""
+    """One host's answer to a task. outcome: ok, failed, unreachable, skipped or included
+    (counted by `included`, once for each file); module: name without collection."""
 
     host: str
     task_id: str
@@ -177,22 +178,25 @@ class RunRecord:
         return ended
 
     def _count(self, answer: Answer) -> None:
-        changed = answer.outcome in ("ok", "failed") and bool(answer.result.get("changed"))
-        for counts in (
-            self.hosts.setdefault(answer.host, Counts()),
-            self.phases[-1].hosts.setdefault(answer.host, Counts()),
-        ):
-            if answer.outcome == "failed" and answer.rescued:
-                counts.rescued += 1
-            elif answer.outcome == "failed" and answer.ignored:
-                counts.ignored += 1
+        if answer.outcome == "included":
+            return
+        good = answer.outcome == "ok" or answer.ignored
+        for counts in self._counts(answer.host):
+            if good:
                 counts.ok += 1
-                counts.changed += changed
-            elif answer.outcome == "ok":
-                counts.ok += 1
-                counts.changed += changed
+                counts.ignored += answer.ignored
+                counts.changed += bool(answer.result.get("changed"))
             else:
-                setattr(counts, answer.outcome, getattr(counts, answer.outcome) + 1)
+                name = "rescued" if answer.rescued else answer.outcome
+                setattr(counts, name, getattr(counts, name) + 1)
+
+    def included(self, hosts: Iterable[str]) -> None:
+        """A file or a role was included by these hosts."""
+        for counts in (counts for host in hosts for counts in self._counts(host)):
+            counts.ok += 1
+
+    def _counts(self, host: str) -> tuple[Counts, Counts]:
+        return self.hosts.setdefault(host, Counts()), self.phases[-1].hosts.setdefault(host, Counts())
 
     def _note_failure(self, answer: Answer, task: Task) -> None:
         if len(self._failures) >= MOST_FAILURES:
