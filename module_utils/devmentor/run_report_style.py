@@ -4,7 +4,7 @@ from __future__ import annotations
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --panel: #f6f7f9; --ink: #1b2330; --soft: #5a6575; --line: #dde1e7;
-  --bar: #5b84c4; --good: #1a7f4b; --good-bg: #e2f4ea; --note: #85570a; --note-bg: #fdf0d5; --bad: #b3261e;
+  --bar: #5b84c4; --good: #13693c; --good-bg: #e2f4ea; --note: #85570a; --note-bg: #fdf0d5; --bad: #b3261e;
   --bad-bg: #fce6e4; }
 @media (prefers-color-scheme: dark) { :root { --paper: #12161c; --panel: #1a2029; --ink: #e4e8ee; --soft: #9aa6b5;
   --line: #2c3541; --bar: #5f8fd6; --good: #6fd39c; --good-bg: #143324; --note: #f0c274; --note-bg: #3a2d12;

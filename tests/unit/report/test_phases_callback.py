@@ -152,7 +152,7 @@ def test_an_interrupted_run_has_a_report(tmp_path: Path) -> None:
 
 
 def test_ansible_runner_shows_the_table_and_has_the_report(one_task: Path, tmp_path: Path) -> None:
-    """AWX runs playbooks by it. It sets aside ansible.cfg's directory of callbacks: the one beside the playbook is left."""
+    """As AWX does. It sets aside ansible.cfg's directory of callbacks: the one beside the playbook is left."""
     (tmp_path / "callback_plugins").symlink_to(ROOT / "playbooks" / "callback_plugins")
     wanted = environment(DEVMENTOR_REPORT_DIR=str(tmp_path / "reports"))
     (tmp_path / "runner").mkdir()
