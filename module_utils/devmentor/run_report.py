@@ -254,6 +254,10 @@ class RunRecord:
                 setattr(step, key, entry[key])
         return step if phase in _ENDS else None
 
+    def _after(self, step: Step) -> str:
+        """As the journal says, else as the host's versions say."""
+        return step.after or str(self._versions.get((step.host, step.tier), {}).get("after", ""))
+
     def slowest(self) -> list[Task]:
         return sorted(self._tasks, key=lambda task: -task.seconds())[:SLOWEST]
 
@@ -284,7 +288,7 @@ class RunRecord:
                 for p in self.phases
             ],
             "steps": [
-                {"tier": s.tier, "host": s.host, "result": s.result(), "before": s.before, "after": s.after,
+                {"tier": s.tier, "host": s.host, "result": s.result(), "before": s.before, "after": self._after(s),
                  "evidence": s.evidence, "seconds": round(s.seconds(), 1),
                  "phases": [{"phase": phase, "at_s": round(at, 1)} for phase, at in s.phases.items()]}
                 for s in self._steps

@@ -28,10 +28,11 @@ def write(document: Mapping[str, Any], directory: Path, keep: int) -> Path:
 
     Raises OSError where that cannot be done.
     """
-    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    texts = {"json": json.dumps(document, indent=1, ensure_ascii=False) + "\n", "html": page(document)}
     name = stem(document, os.getpid())
-    _put(directory / f"{name}.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    _put(directory / f"{name}.html", page(document))
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for kind, text in texts.items():
+        _put(directory / f"{name}.{kind}", text)
     prune(directory, keep)
     return directory / f"{name}.html"
 

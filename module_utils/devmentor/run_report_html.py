@@ -96,14 +96,16 @@ def _failures(rows: Sequence[Row]) -> Safe:
     table = _table(
         ["Host", "Task", "Phase", "What", "Message"],
         ([r["host"], _cell(r["task"], "text"), _cell(r["phase"], "text"), _tag(r["handled"] or r["kind"]),
-          _cell(_code(r["message"]), "text")] for r in rows),
+          _cell(_code(r["message"]), "text")] for r in sorted(rows, key=lambda row: bool(row["handled"]))),
     )  # fmt: skip
     open_ones = sum(not r["handled"] for r in rows)
     note = f"{open_ones} not handled, {len(rows) - open_ones} rescued or ignored"
     return _section("failures", "Failures", note, table)
 
 
-def _phases(rows: Sequence[Row]) -> Safe:
+def _phases(every: Sequence[Row]) -> Safe:
+    """Without those in which no host did anything: a run with tags has many."""
+    rows = [r for r in every if r["hosts"]]
     longest = max([r["seconds"] for r in rows] + [0.001])
     table = _table(
         ["Phase", ">Hosts", ">OK", ">Changed", ">Failed", ">Unreachable", ">Duration", ""],
