@@ -24,7 +24,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         before = time.time()
         try:
-            answer = self._execute_module(module_args=self._task.args["expect"], task_vars=variables)
+            asked = {**self._task.args["expect"], "rollout_lock": self._task.args.get("rollout_lock", True)}
+            answer = self._execute_module(module_args=asked, task_vars=variables)
         except AnsibleConnectionFailure as error:
             return {**result, "findings": [_unreachable(variables, str(error))]}
         if answer.get("failed") or "findings" not in answer:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import datetime
+import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+# Plugins run on the control node, where Ansible does not put the project's module_utils on the path.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+
+from module_utils.devmentor.rollout import OPEN, place, turns_left
+
 KEEPERS = 3
-OPEN = ("running", "failed")
 
 
-def rollout_keepers(groups: Mapping[str, Sequence[str]], offline: Sequence[str]) -> list[str]:
-    """Up to three hosts: the first of the platform by name, without those that are offline. Two runs from two
-    control nodes with the same inventory ask the same ones."""
-    return sorted(set(groups["all"]) - set(offline))[:KEEPERS]
+def rollout_keepers(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Up to three hosts: the first of the platform by name.
+
+    Hosts that are offline count, as keepers that do not answer: a majority of other hosts would not share one with
+    the majority that has the newest journal, or with the one that has granted the lock.
+    """
+    return sorted(set(groups["all"]))[:KEEPERS]
 
 
 def rollout_answers(name: str, keepers: Sequence[str], hostvars: Any) -> dict[str, Any]:
@@ -24,13 +33,15 @@ def rollout_answers(name: str, keepers: Sequence[str], hostvars: Any) -> dict[st
 
 
 def _answers(answers: Mapping[str, Any], keepers: Sequence[str], key: str) -> tuple[dict[str, Any], list[str]]:
-    """(keeper -> its answer, those that gave none)."""
+    """(keeper -> its answer, "keeper: why" of those that gave none)."""
     good = {
         name: answers[name]
         for name in keepers
         if isinstance(answers.get(name), Mapping) and key in answers[name] and not answers[name].get("failed")
     }
-    return good, [name for name in keepers if name not in good]
+    return good, [
+        f"{name}: {(answers.get(name) or {}).get('msg') or 'did not answer'}" for name in keepers if name not in good
+    ]
 
 
 def lock_verdict(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[str, Any]:
@@ -44,11 +55,11 @@ def lock_verdict(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[str
         f"{run} of {lock['owner'] or 'unknown'} has held it for {datetime.timedelta(seconds=lock['age_s'])}"
         for run, lock in sorted(others.items())
     ]
-    said += [f"{name} did not answer" for name in silent]
+    said += silent
     remedy = (
         f"wait until it has ended; if its control node is gone, pass -e rollout_take_over={sorted(others)[0]}"
         if others
-        else "mend the hosts that do not answer; two of three are needed"
+        else f"mend these keepers; {len(keepers) // 2 + 1} of {len(keepers)} are needed"
     )
     return {
         "held": False,
@@ -63,13 +74,12 @@ def journal_newest(answers: Mapping[str, Any], keepers: Sequence[str]) -> dict[s
     """
     good, silent = _answers(answers, keepers, "journal")
     if len(good) <= len(keepers) // 2:
-        why = "; ".join(f"{name}: {(answers.get(name) or {}).get('msg', 'no answer')}" for name in silent)
         raise AnsibleFilterError(
-            f"The journal of rolling updates is unknown, because too few of its keepers could read it: {why}"
+            f"The journal of rolling updates is unknown: {len(good)} of {len(keepers)} keepers could read it, "
+            f"{len(keepers) // 2 + 1} are needed. {'; '.join(silent)}"
         )
     journals = [dict(answer["journal"]) for answer in good.values() if answer["journal"]]
-    # A run's name begins with its time.
-    return max(journals, key=lambda journal: (journal["run"], journal["seq"]), default={})
+    return max(journals, key=place, default={})
 
 
 def journal_kept(answers: Mapping[str, Any], keepers: Sequence[str], seq: int) -> str:
@@ -77,8 +87,8 @@ def journal_kept(answers: Mapping[str, Any], keepers: Sequence[str], seq: int) -
     good, silent = _answers(answers, keepers, "journal")
     if sum(answer["journal"].get("seq") == seq for answer in good.values()) > len(keepers) // 2:
         return ""
-    why = "; ".join(f"{name}: {(answers.get(name) or {}).get('msg', 'no answer')}" for name in silent)
-    return f"Entry {seq} of the journal is not on a majority of {', '.join(keepers)}: {why or 'they have another one'}."
+    why = "; ".join(silent) or "they have another one"
+    return f"Entry {seq} of the journal is not on a majority of {', '.join(keepers)}: {why}."
 
 
 def rollout_refusal(journal: Mapping[str, Any], kind: str, target: Mapping[str, Any]) -> str:
@@ -102,19 +112,23 @@ def _short(target: Mapping[str, Any]) -> str:
 def rollout_document(
     journal: Mapping[str, Any], run: str, kind: str, target: Mapping[str, Any], owner: str
 ) -> dict[str, Any]:
-    """The journal that this run writes first: the open one with a further entry number, or a new one."""
+    """The journal that this run writes first: the open one, resumed, or a new one. Both are newer than `journal`.
+
+    journal: the newest, or {}; in the state `abandoned` the new one says so, which opens the keepers for it.
+    """
+    term, seq = place(journal) if journal else (0, 0)
+    now = {"term": term + 1, "seq": seq + 1, "state": "running", "writer": run, "owner": owner}
     if journal.get("state") in OPEN and journal["kind"] == kind:
-        return {**journal, "seq": int(journal["seq"]) + 1, "state": "running", "resumed_by": run, "owner": owner}
+        return {**journal, **now}
     # What a rollback takes back is in the journal before it.
     steps = [dict(step) for step in journal.get("steps", ())] if kind == "rollback" else []
     return {
         "run": run,
         "kind": kind,
         "target": dict(target),
-        "owner": owner,
-        "state": "running",
-        "seq": 1,
         "steps": steps,
+        **({"abandons": journal["run"]} if journal.get("state") == "abandoned" else {}),
+        **now,
     }
 
 
@@ -139,4 +153,5 @@ class FilterModule:
             "rollout_document": rollout_document,
             "rollout_keepers": rollout_keepers,
             "rollout_refusal": rollout_refusal,
+            "rollout_turns_left": turns_left,
         }

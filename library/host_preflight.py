@@ -48,6 +48,7 @@ options:
       cuda: {description: The CUDA that the driver must run., type: str, default: ""}
       ecc: {description: Whether memory without error correction is refused., type: bool, default: true}
       accepted_xids: {description: Xid errors that are no reason to refuse., type: list, elements: int, default: []}
+  rollout_lock: {description: Whether the lock of a rolling update is a finding., type: bool, default: true}
   vip: {description: Virtual address that a network of the host must contain; empty for none., type: str, default: ""}
 author: DevMentor platform developers
 """
@@ -81,7 +82,7 @@ import sys
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.devmentor import gpu_health, gpu_read, hostcheck
+from ansible.module_utils.devmentor import gpu_health, gpu_read, hostcheck, rollout
 
 ARGUMENTS = {
     "debian": {"type": "list", "elements": "str", "required": True},
@@ -115,6 +116,7 @@ ARGUMENTS = {
             "accepted_xids": {"type": "list", "elements": "int", "default": []},
         },
     },
+    "rollout_lock": {"type": "bool", "default": True},
     "vip": {"type": "str", "default": ""},
 }
 
@@ -153,6 +155,7 @@ def main():
             want["disks"], {disk["path"]: hostcheck.read_disk(disk["path"]) for disk in want["disks"]}
         ),
         *hostcheck.check_ports(hostcheck.read_listeners(set(want["ports"])), want["ports"], want["units"]),
+        *(hostcheck.check_rollout_lock(pathlib.Path(rollout.DIRECTORY)) if want["rollout_lock"] else []),
         *(gpu_findings(want["gpu"]) if want["gpu"] else []),
         *(hostcheck.check_vip(want["vip"], networks()) if want["vip"] else []),
     ]

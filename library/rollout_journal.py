@@ -11,11 +11,16 @@ description:
 options:
   action:
     description:
-      - V(write) puts a whole newer journal in place, V(step) adds an entry, V(finish) closes it.
+      - V(write) puts a whole newer journal in place, V(step) adds an entry, V(finish) closes it. A journal of which
+        turns are left stays open as failed.
     type: str
     choices: [read, write, step, finish]
     required: true
   document: {description: The journal for V(write)., type: dict, default: {}}
+  run:
+    description: The run that writes, for V(step) and V(finish); the journal must be the one that it has put in place.
+    type: str
+    default: ''
   seq: {description: The number of the entry for V(step) and V(finish)., type: int, default: 0}
   step: {description: "The entry: tier, host, phase, evidence.", type: dict, default: {}}
   state:
@@ -50,11 +55,13 @@ def main():
         {
             "action": {"type": "str", "choices": ["read", "write", "step", "finish"], "required": True},
             "document": {"type": "dict", "default": {}},
+            "run": {"type": "str", "default": ""},
             "seq": {"type": "int", "default": 0},
             "step": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": list(CLOSED), "default": "finished"},
             "directory": {"type": "path", "default": DIRECTORY},
         },
+        required_if=[("action", "step", ["run", "seq", "step"]), ("action", "finish", ["run", "seq"])],
         supports_check_mode=True,
     )
     given, check = module.params, module.check_mode
@@ -63,9 +70,9 @@ def main():
         if given["action"] == "write":
             changed, document = journal.write(given["document"], check)
         elif given["action"] == "step":
-            changed, document = journal.step(given["seq"], given["step"], check)
+            changed, document = journal.step(given["run"], given["seq"], given["step"], check)
         elif given["action"] == "finish":
-            changed, document = journal.finish(given["seq"], given["state"], check)
+            changed, document = journal.finish(given["run"], given["seq"], given["state"], check)
         else:
             changed, document = False, journal.read()
     except (RolloutError, OSError) as error:

@@ -11,6 +11,8 @@ import pathlib
 import re
 from typing import Any
 
+from .rollout import Lock, RolloutError
+
 GIB = 1024**3
 MIN_PYTHON = (3, 11)
 MIN_FREE_INODES = 20_000
@@ -162,6 +164,21 @@ def check_clock(host: float, before: float, after: float, tolerance: float = 5.0
         return []
     return [Finding("clock", f"is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the control node",
                     "set the time (chronyc makestep), then run again: certificates and replication need it")]
+
+
+def check_rollout_lock(directory: pathlib.Path) -> list[Finding]:
+    """No rolling update has its lock on this host; `directory` is the one of lock and journal."""
+    regardless = "-e rollout_ignore_lock=true goes on regardless"
+    try:
+        lock = Lock(directory).show()
+    except RolloutError as error:
+        return [Finding("rolling update", f"its lock cannot be read: {error}", f"do that, or {regardless}")]
+    if not lock["held"]:
+        return []
+    return [Finding("rolling update",
+                    f"{lock['run']} of {lock['owner'] or 'unknown'} has held its lock for {lock['age_s'] // 60} min",
+                    f"wait until it has ended; where its control node is gone, run its playbook again with "
+                    f"-e rollout_take_over={lock['run']}; {regardless}")]
 
 
 # --- readers ---

@@ -5,9 +5,9 @@ the newest, is decided on the control node (filter_plugins/rollout.py). Runs on 
 
     <directory>/lock.json       there while a run holds the lock: {run, owner, at}
     <directory>/journal.json    the journal of the last roll, finished or not
-    <directory>/history/        the finished ones before it
+    <directory>/history/        those before it
 
-A file is replaced by a rename of a flushed one, so what is there is whole.
+A file is replaced by a rename of a flushed one, so what is there is whole. See docs/decisions/0072.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import fcntl
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,11 @@ HISTORY = 20
 EVIDENCE = 500
 OPEN = ("running", "failed")
 CLOSED = ("finished", "rolled_back", "abandoned")
+# The phases after which a host is whole again.
+ENDED = ("done", "went_back")
+FREE = {"held": False, "mine": False, "run": "", "owner": "", "age_s": 0}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FIELDS = {"run": str, "kind": str, "target": dict, "steps": list, "state": str, "seq": int}
 
 Document = dict[str, Any]
 
@@ -40,12 +47,19 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _read(path: Path, remedy: str) -> Document:
-    """{} where there is no file. Raises RolloutError where it cannot be understood."""
+def _named(run: str) -> str:
+    """A run's name becomes the name of a file."""
+    if not NAME.fullmatch(run):
+        raise RolloutError(f"run is {run!r}: letters, digits, '.', '_' and '-' only, 64 at most.")
+    return run
+
+
+def _read(path: Path, remedy: str) -> Document | None:
+    """None where there is no file. Raises RolloutError where it cannot be understood."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as error:
         raise RolloutError(f"{path} cannot be read ({error}). Remedy: {remedy}") from error
     if not isinstance(document, dict):
@@ -62,76 +76,96 @@ def _flush_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written(directory: Path, document: Document) -> Any:
-    """A flushed temporary file with the document; gone afterwards unless it was renamed."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".new-", delete=False, encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _alone(directory: Path, check: bool) -> Iterator[None]:
+    """One process at a time reads and writes here; the kernel lets go for one that dies. Check mode writes nothing."""
+    if check:
+        yield
+        return
+    if not directory.is_dir():
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _flush_directory(directory.parent)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield Path(file.name)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
+        os.close(handle)
+
+
+def _put(path: Path, document: Document) -> None:
+    """Replaces a file: what is read is the old or the new one, also after a power failure. Within _alone."""
+    for left in path.parent.glob(".new-*"):  # by a process that was killed
+        left.unlink()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(file.name)
+            os.unlink(name)
+        raise
+    _flush_directory(path.parent)
 
 
 class Lock:
     """One keeper's part of the platform's lock."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._path = directory / "lock.json"
 
     def show(self, run: str = "") -> Document:
-        """{held, mine, run, owner, age_s}; age_s by this host's clock, in whole seconds."""
-        lock = _read(self._path, "look whether a rolling update runs (its owner knows); if none does, remove the file.")
-        if not lock:
-            return {"held": False, "mine": False, "run": "", "owner": "", "age_s": 0}
+        """{held, mine, run, owner, age_s}; age_s by this host's clock, in whole seconds.
+
+        Raises RolloutError where the file does not say whose it is: then it is nobody's to take.
+        """
+        remedy = "look whether a rolling update runs (its owner knows); if none does, remove the file."
+        lock = _read(self._path, remedy)
+        if lock is None:
+            return dict(FREE)
+        name = lock.get("run")
+        if not isinstance(name, str) or not name:
+            raise RolloutError(f"{self._path} names no run. Remedy: {remedy}")
         try:
             age = max(0, int(time.time() - self._path.stat().st_mtime))
-        except FileNotFoundError:
-            age = 0
-        name = str(lock.get("run", ""))
-        return {
-            "held": True,
-            "mine": bool(run) and name == run,
-            "run": name,
-            "owner": str(lock.get("owner", "")),
-            "age_s": age,
-        }
+        except FileNotFoundError:  # released meanwhile
+            return dict(FREE)
+        return {"held": True, "mine": name == run, "run": name, "owner": str(lock.get("owner", "")), "age_s": age}
 
     def acquire(self, run: str, owner: str, take_over: str = "", check: bool = False) -> tuple[bool, Document]:
         """(changed, what show says then). Another run's lock stays, unless it is the one of `take_over`."""
-        seen = self.show(run)
-        if seen["mine"] or (seen["held"] and seen["run"] != take_over):
-            return False, seen
-        if check:
-            return True, {**seen, "held": True, "mine": True, "run": run, "owner": owner, "age_s": 0}
-        with _written(self._path.parent, {"run": run, "owner": owner, "at": _now()}) as new:
-            if seen["held"]:
-                new.replace(self._path)
-            else:
-                # A link fails where somebody was faster; a rename would not.
-                with contextlib.suppress(FileExistsError):
-                    os.link(new, self._path)
-        _flush_directory(self._path.parent)
-        found = self.show(run)
-        return bool(found["mine"]), found
+        _named(run)
+        with _alone(self._directory, check):
+            seen = self.show(run)
+            if seen["mine"] or (seen["held"] and seen["run"] != take_over):
+                return False, seen
+            if not check:
+                _put(self._path, {"run": run, "owner": owner, "at": _now()})
+            return True, {"held": True, "mine": True, "run": run, "owner": owner, "age_s": 0}
 
     def release(self, run: str, check: bool = False) -> tuple[bool, Document]:
         """Removes the lock of this run; another's stays. (changed, what show says then)."""
-        seen = self.show(run)
-        if not seen["mine"]:
-            return False, seen
-        if not check:
-            self._path.unlink()
-            _flush_directory(self._path.parent)
-        return True, {"held": False, "mine": False, "run": "", "owner": "", "age_s": 0}
+        with _alone(self._directory, check):
+            seen = self.show(run)
+            if not seen["mine"]:
+                return False, seen
+            if not check:
+                self._path.unlink()
+                _flush_directory(self._directory)
+            return True, dict(FREE)
 
 
 class Journal:
-    """One keeper's copy of the journal. `seq` counts its entries; the caller gives it, so that all copies agree."""
+    """One keeper's copy of the journal.
+
+    The newest copy is the one with the highest (term, seq): `term` counts the runs that have begun or resumed a roll,
+    `seq` the entries. The caller gives both, so that all copies agree. `writer` is the run of the term: entries of
+    another one are refused, so a run whose lock was taken over can write nothing any more.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -139,89 +173,130 @@ class Journal:
 
     def read(self) -> Document:
         """{} where nothing was ever rolled."""
-        document = _read(self._path, "copy the file from another keeper of the journal, or remove it if that has none.")
-        if document and not (isinstance(document.get("seq"), int) and isinstance(document.get("steps"), list)):
-            raise RolloutError(f"{self._path} is no journal. Remedy: copy the file from another keeper.")
+        remedy = "copy the file from another keeper of the journal, or remove it if none has one."
+        document = _read(self._path, remedy)
+        if document is None:
+            return {}
+        wrong = [key for key, kind in FIELDS.items() if not isinstance(document.get(key), kind)]
+        if document.get("state") not in OPEN + CLOSED:
+            wrong.append("state")
+        if wrong or not all(isinstance(step, dict) for step in document["steps"]):
+            raise RolloutError(f"{self._path} is no journal ({', '.join(wrong) or 'steps'}). Remedy: {remedy}")
         return document
 
     def write(self, document: Mapping[str, Any], check: bool = False) -> tuple[bool, Document]:
         """Puts a whole, newer journal in place: one that begins, or the newest for a keeper that was away.
 
-        Raises RolloutError for an older one, and for another target while one is open.
+        Raises RolloutError for one that is not newer, and for another roll while one is open. Allowed then are a
+        rollback, and a journal that `abandons` that run.
         """
-        have, want = self.read(), _bounded(document)
-        if have == want:
-            return False, have
-        if have and have["run"] == want["run"] and want["seq"] <= have["seq"]:
-            raise RolloutError(
-                f"{self._path} is at entry {have['seq']} of {have['run']}, not before entry {want['seq']}. "
-                "Remedy: read the journal again; another run may have written to it."
-            )
-        if have and have["run"] != want["run"] and have.get("state") in OPEN and want["kind"] != "rollback":
-            raise RolloutError(
-                f"{self._path}: {have['run']} is {have['state']}. Remedy: finish it by running its playbook again, or "
-                "take it back with playbooks/rollback.yml."
-            )
-        if not check:
-            self._put(want, keep=bool(have) and have["run"] != want["run"])
-        return True, want
+        want = _bounded(document)
+        with _alone(self._directory, check):
+            have = self.read()
+            if have == want:
+                return False, have
+            if have and place(want) <= place(have):
+                raise RolloutError(
+                    f"{self._path} is at entry {have['seq']} of {have['run']}, not before entry {want['seq']} of "
+                    f"{want['run']}. Remedy: run again; another run has written to it meanwhile."
+                )
+            other = bool(have) and have["run"] != want["run"]
+            given_up = other and want.get("abandons") == have["run"]
+            if other and have["state"] in OPEN and want["kind"] != "rollback" and not given_up:
+                raise RolloutError(
+                    f"{self._path}: {have['run']} is {have['state']}. Remedy: finish it by running its playbook "
+                    f"again, take it back with playbooks/rollback.yml, or pass -e rollout_abandon={have['run']}."
+                )
+            if not check:
+                if other:
+                    self._keep(have, "abandoned" if given_up and have["state"] in OPEN else have["state"])
+                _put(self._path, want)
+            return True, want
 
-    def step(self, seq: int, step: Mapping[str, Any], check: bool = False) -> tuple[bool, Document]:
+    def step(self, run: str, seq: int, step: Mapping[str, Any], check: bool = False) -> tuple[bool, Document]:
         """Adds an entry. The same one again is no change; a gap means that this keeper missed some: RolloutError."""
+        record = _bounded_step({**step, "seq": seq})
+        with _alone(self._directory, check):
+            document = self._of(run)
+            if any({**old, "at": ""} == {**record, "at": ""} for old in document["steps"][-1:]):
+                return False, document
+            self._follows(document, seq)
+            document["steps"].append({**record, "at": _now()})
+            document["seq"] = seq
+            # A host that went back after a failure leaves the roll failed.
+            phase = str(step.get("phase"))
+            document["state"] = {"failed": "failed", "went_back": document["state"]}.get(phase, "running")
+            if not check:
+                _put(self._path, document)
+            return True, document
+
+    def finish(self, run: str, seq: int, state: str, check: bool = False) -> tuple[bool, Document]:
+        """Closes the journal as `state`, one of CLOSED.
+
+        A roll of which turns are left, of tiers that this run was not asked for, stays open as failed instead.
+        """
+        if state not in CLOSED:
+            raise RolloutError(f"state is {state!r}, not one of {', '.join(CLOSED)}.")
+        with _alone(self._directory, check):
+            document = self._of(run)
+            state = "failed" if state == "finished" and turns_left(document) else state
+            if (document["state"], document["seq"]) == (state, seq):
+                return False, document
+            self._follows(document, seq)
+            document.update(seq=seq, state=state, ended=_now())
+            if not check:
+                _put(self._path, document)
+            return True, document
+
+    def _of(self, run: str) -> Document:
+        """The journal, which must be this run's to write."""
         document = self.read()
         if not document:
             raise RolloutError(f"{self._path} is not there: the roll was not begun on this keeper. Remedy: run again.")
-        record = _bounded_step({**step, "seq": seq})
-        if any({**old, "at": ""} == {**record, "at": ""} for old in document["steps"][-1:]):
-            return False, document
+        writer = document.get("writer", document["run"])
+        if writer != run:
+            raise RolloutError(
+                f"{self._path} is written by {writer}, not by {run}. Remedy: let that one end, then run again."
+            )
+        return document
+
+    def _follows(self, document: Document, seq: int) -> None:
         if seq != document["seq"] + 1:
             raise RolloutError(
                 f"{self._path} is at entry {document['seq']}; entry {seq} does not follow. Remedy: run again, which "
                 "brings every keeper to the newest journal first."
             )
-        document["steps"].append({**record, "at": _now()})
-        document["seq"] = seq
-        # A host that went back after a failure leaves the roll failed.
-        document["state"] = {"failed": "failed", "went_back": document["state"]}.get(str(step.get("phase")), "running")
-        if not check:
-            self._put(document)
-        return True, document
 
-    def finish(self, seq: int, state: str, check: bool = False) -> tuple[bool, Document]:
-        """Closes the journal as `state`, one of CLOSED."""
-        if state not in CLOSED:
-            raise RolloutError(f"state is {state!r}, not one of {', '.join(CLOSED)}.")
-        document = self.read()
-        if not document or document.get("state") == state:
-            return False, document
-        document.update(seq=seq, state=state, ended=_now())
-        if not check:
-            self._put(document)
-        return True, document
+    def _keep(self, document: Document, state: str) -> None:
+        """Copies a journal that another one will replace into the history."""
+        history = self._directory / "history"
+        history.mkdir(mode=0o700, exist_ok=True)
+        _put(history / f"{_named(document['run'])}.json", {**document, "state": state})
+        for stale in sorted(history.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-HISTORY]:
+            stale.unlink()
+        _flush_directory(history)
 
-    def _put(self, document: Document, keep: bool = False) -> None:
-        if keep:
-            history = self._directory / "history"
-            history.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                old = self.read()
-                os.replace(self._path, history / f"{old['run']}.json")
-            for stale in sorted(history.glob("*.json"))[:-HISTORY]:
-                stale.unlink()
-            _flush_directory(history)
-        with _written(self._directory, document) as new:
-            new.replace(self._path)
-        _flush_directory(self._directory)
+
+def place(document: Mapping[str, Any]) -> tuple[int, int]:
+    """(term, seq): the greater, the newer."""
+    return int(document.get("term", 0)), int(document["seq"])
+
+
+def turns_left(document: Mapping[str, Any]) -> list[str]:
+    """The turns that were begun and have not ended, each as "tier on host"."""
+    last = {(step.get("tier"), step.get("host")): step.get("phase") for step in document["steps"]}
+    return [f"{tier} on {host}" for (tier, host), phase in last.items() if phase not in ENDED]
 
 
 def _bounded_step(step: Mapping[str, Any]) -> Document:
-    return {key: value[:EVIDENCE] if isinstance(value, str) else value for key, value in step.items()}
+    return {key: value if isinstance(value, int) else str(value)[:EVIDENCE] for key, value in step.items()}
 
 
 def _bounded(document: Mapping[str, Any]) -> Document:
     bounded = copy.deepcopy(dict(document))
-    missing = {"run", "kind", "target", "steps", "state", "seq"} - set(bounded)
+    missing = [key for key, kind in FIELDS.items() if not isinstance(bounded.get(key), kind)]
     if missing:
-        raise RolloutError(f"a journal needs {', '.join(sorted(missing))}.")
+        raise RolloutError(f"a journal needs {', '.join(missing)}.")
+    _named(bounded["run"])
     bounded["steps"] = [_bounded_step(step) for step in bounded["steps"]]
     return bounded
