@@ -12,6 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONUNBUFFERED := 1
 # Every task of a playbook is a new process: without compiled plugins each compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
+comma := ,
 # Made by `make secrets`, once per checkout; every playbook run reads it.
 vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password)
 play = $(vault) ansible-playbook -i $(INVENTORY)
@@ -19,7 +20,7 @@ play = $(vault) ansible-playbook -i $(INVENTORY)
 .PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	chaos-pbml chaos-qwen vm-postgres bench-failover bench-semantic-cache bench-qwen bench-qwen-memory bench-affinity \
-	bench-pbml bench-pbml-short clean
+	bench-pbml bench-pbml-short fuzz-pbml bench-rolling chaos-rollout clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,8 +96,12 @@ chaos-site: venv ## site.yml interrupted at ROUNDS random moments (10), then con
 chaos-postgres: venv ## faults on a PostgreSQL cluster under load: ROUNDS=1 SEED=1 FAULT=all, e.g. power_cut,freeze
 	@python -m tests.chaos.postgres.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all)
 
-chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all; writes docs/pbml-chaos.md
-	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) --write-docs
+chaos-pbml: venv ## faults on the whole platform while clients ingest and fetch: ROUNDS=1 SEED=1 FAULT=all REPEAT=1 LOCAL=1 (spool and state) AWAY=30; writes docs/pbml-chaos.md
+	@PYTHONPATH=services/src python -m tests.chaos.pbml.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
+	  --repeat $(or $(REPEAT),1) --away $(or $(AWAY),30) $(if $(LOCAL),--local) $(ARGS) --write-docs
+
+fuzz-pbml: venv ## PBML's API asked all that its OpenAPI document allows, by schemathesis: ARGS="--seconds 45 --seed 1"
+	@PYTHONPATH=services/src python -m tests.fuzz.pbml $(ARGS)
 
 chaos-qwen: venv ## what clients of the whole platform see of each fault: ROUNDS=1 SEED=1 FAULT=all RATE=4 KEEP=1 (the running lab)
 	@$(vault) python -m tests.chaos.qwen.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
@@ -127,6 +132,14 @@ bench-pbml: venv models ## PBML beside mem0 and bare calls: SIZES=1000,10000 REA
 
 bench-pbml-short: venv models ## the same in a few minutes; writes nothing
 	@PYTHONPATH=services/src python -m tests.bench.pbml.run --short-form --only-look $(ARGS)
+
+bench-rolling: venv ## what clients notice of a rolling update, beside plain restarts: ARMS=update,restart,plain KEEP=1; writes docs/rolling-bench.md
+	@$(vault) python -m tests.bench.rolling.run --arms $(or $(ARMS),update$(comma)plain) --inventory $(INVENTORY) \
+	  $(if $(KEEP),--keep) $(ARGS)
+
+chaos-rollout: venv ## faults of a rolling update under load: ROUNDS=1 SEED=1 FAULT=all KEEP=1 (the running lab); writes docs/rollout-chaos.md
+	@$(vault) python -m tests.chaos.rollout.run --rounds $(or $(ROUNDS),1) --seed $(or $(SEED),1) --fault $(or $(FAULT),all) \
+	  --inventory $(INVENTORY) $(if $(KEEP),--keep) $(ARGS)
 
 clean: lab-down ## the lab and everything generated in this checkout but secrets
 	@rm -rf .cache

@@ -43,6 +43,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "pythons": {"type": "list", "elements": "str", "default": ["3.13"]},
                 "locks": {"type": "dict", "default": {}},
                 "package": {"type": "str", "default": ""},
+                "label": {"type": "str", "default": ""},
             }
         )
         directory = pathlib.Path(options["directory"]).resolve()
@@ -81,7 +82,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 return build_locked(*pinned, say)
             release = describe_locked(*pinned)
         elif not self._task.check_mode:
-            return build(services, directory, say, python)
+            return build(services, directory, say, python, options["label"])
         else:
-            release = describe(services, directory, python)
+            release = describe(services, directory, python, options["label"])
         return release, not built(release)

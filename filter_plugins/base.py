@@ -47,6 +47,45 @@ def host_packages(packages: Mapping[str, list[str]], group_names: Iterable[str])
     return sorted({name for key in ["all", *host_components(group_names)] for name in packages.get(key, [])})
 
 
+def packages_to_install(packages: Iterable[str], installed: Iterable[str], versions: Mapping[str, str]) -> list[str]:
+    """What apt is to install of a list: what is not there yet, `name=version` where the inventory has a version."""
+    return [_at_version(name, versions) for name in packages if name not in set(installed)]
+
+
+def packages_at_versions(packages: Iterable[str], versions: Mapping[str, str]) -> list[str]:
+    """The list as apt takes it: `name=version` where the inventory has a version."""
+    return [_at_version(name, versions) for name in packages]
+
+
+def _at_version(name: str, versions: Mapping[str, str]) -> str:
+    return f"{name}={versions[name]}" if name in versions else name
+
+
+def package_changes(lines: Iterable[str], versions: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Installed packages that have another version than the inventory: name -> {before, after}.
+
+    A line is dpkg-query's `Status-Want Status-Status Package Version`; a package that is not installed is not changed:
+    its role installs it, at the right version.
+    """
+    found = {}
+    for line in lines:
+        _, status, name, version = line.split(" ")
+        if status == "installed" and versions.get(name, version) != version:
+            found[name] = {"before": version, "after": versions[name]}
+    return dict(sorted(found.items()))
+
+
+def package_lines(changes: Mapping[str, Mapping[str, str]]) -> str:
+    """`haproxy 3.0.1-1 -> 3.0.2-1, ...`, as an operator reads it."""
+    return ", ".join(f"{name} {change['before']} -> {change['after']}" for name, change in changes.items())
+
+
+def hold_gaps(packages: Iterable[str], guarded: Iterable[str], held: Iterable[str], hold: bool) -> list[str]:
+    """Of the packages of a host those that are to be held and are not; with `hold` off, those that still are."""
+    ours = set(packages) & set(guarded)
+    return sorted(ours - set(held) if hold else ours & set(held))
+
+
 def host_slices(resources: Mapping[str, Resources], group_names: Iterable[str], scale: float) -> list[Slice]:
     """The slices of a host: one per component of the table, and their parent `devmentor` first.
 
@@ -141,10 +180,15 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "host_components": host_components,
+            "hold_gaps": hold_gaps,
             "host_packages": host_packages,
             "host_slices": host_slices,
             "hosts_lines": hosts_lines,
             "operator_accounts": operator_accounts,
+            "package_changes": package_changes,
+            "package_lines": package_lines,
+            "packages_at_versions": packages_at_versions,
+            "packages_to_install": packages_to_install,
             "slice_files": slice_files,
             "slice_units": slice_units,
         }

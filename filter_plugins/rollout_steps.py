@@ -108,7 +108,9 @@ def rollout_table(steps: Sequence[Mapping[str, Any]], verb: str, journal: Mappin
         lines.append(f"goes on with {journal['run']}, which is {journal['state']}")
     for number, step in enumerate(steps, 1):
         marks = [name for name in ("canary", "interrupted") if step[name]]
-        what = "; ".join(step["changes"][:3]) + (" ..." if len(step["changes"]) > 3 else "")
+        # Without the role's name, which the tier says.
+        changes = [change.rpartition(" : ")[2] for change in step["changes"]]
+        what = "; ".join(changes[:3]) + (" ..." if len(changes) > 3 else "")
         lines.append(
             f"{number:>3}. {step['tier']:<10} {step['host']:<12} {step['mode']:<8} impact: {step['impact']}"
             + (f" ({', '.join(marks)})" if marks else "")

@@ -104,8 +104,10 @@ def main():
         if todo.disable:
             module.run_command(["systemctl", "disable", "--quiet", *todo.disable], check_rc=True)
         if todo.packages:
+            # The platform's own hold is no reason to keep them.
+            apt = ["apt-get", "-y", "--allow-change-held-packages", "-o", "DPkg::Lock::Timeout=120"]
             module.run_command(
-                ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=120", "purge" if todo.purge else "remove", *todo.packages],
+                [*apt, "purge" if todo.purge else "remove", *todo.packages],
                 environ_update={"DEBIAN_FRONTEND": "noninteractive"},
                 check_rc=True,
             )

@@ -22,6 +22,7 @@ options:
   python: {description: The Python version its wheels are for., type: str, required: true}
   archives: {description: Directory of the archives on the control node., type: path}
   directory: {description: Where releases are., type: path, default: /opt/devmentor}
+  stage: {description: Install it and do not switch to it., type: bool, default: false}
   keep: {description: Releases of the app to keep the running one included., type: int, default: 3}
   compile_bytecode: {description: Compile every module; else those loaded at the start., type: bool, default: false}
 attributes:
@@ -62,6 +63,7 @@ def main():
             "deps": {"type": "str", "required": True},
             "python": {"type": "str", "required": True},
             "directory": {"type": "path", "default": "/opt/devmentor"},
+            "stage": {"type": "bool", "default": False},
             "keep": {"type": "int", "default": 3},
             "compile_bytecode": {"type": "bool", "default": False},
         },
@@ -72,7 +74,8 @@ def main():
         module.fail_json(msg=f"keep is {given['keep']}: at least the running release must be kept.")
     wanted = Wanted(given["app"], given["id"], given["deps"], given["python"], given["keep"], given["entry"])
     try:
-        outcome = Releases(Path(given["directory"]), given["compile_bytecode"]).ensure(wanted, module.check_mode)
+        releases = Releases(Path(given["directory"]), given["compile_bytecode"])
+        outcome = releases.ensure(wanted, module.check_mode, given["stage"])
     except (ReleaseError, OSError) as error:
         module.fail_json(msg=f"{wanted.app} {wanted.id}: {error}")
     result = {"id": wanted.id, "previous": outcome.previous, "missing": outcome.missing, "actions": outcome.actions}

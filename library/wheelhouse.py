@@ -34,6 +34,10 @@ options:
     type: dict
     default: {}
   package: {description: The package of O(locks) that gives the release its version., type: str, default: ''}
+  label:
+    description: Makes another release of the same tree, with another id, as a build number would. Not with O(locks).
+    type: str
+    default: ''
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}

@@ -14,6 +14,8 @@ need ssh openssh-client
 need shellcheck shellcheck
 need promtool prometheus
 need npm npm
+# A test looks at a run's report in a real browser.
+need chromium chromium
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
 # Tests of PBML start servers of their own.
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)

@@ -147,10 +147,15 @@ def playbook(name: str, inventory: Path, *arguments: str, timeout: float = 3600,
 
 def playbook_file(path: Path, inventory: Path, *arguments: str, timeout: float = 3600, show: bool = False) -> Run:
     """Runs a playbook that is not one of playbooks/, otherwise as `playbook`."""
+    command, env = playbook_command(path, inventory, *arguments)
+    return run(*command, timeout=timeout, show=show, env=env)
+
+
+def playbook_command(path: Path, inventory: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command line of a playbook run and what its environment needs beyond the usual."""
     password = inventory / ".vault-password"
     env = {"ANSIBLE_VAULT_PASSWORD_FILE": str(password.resolve())} if password.exists() else {}
-    command = ["ansible-playbook", "-i", str(inventory), str(path), *arguments]
-    return run(*command, timeout=timeout, show=show, env=env)
+    return ["ansible-playbook", "-i", str(inventory), str(path), *arguments], env
 
 
 def lab_command(inventory: Path, verb: str, *arguments: str) -> list[str]:

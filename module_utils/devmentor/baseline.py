@@ -62,9 +62,10 @@ _ENGINE_ANSWERS = (
 )
 
 MEASURES: dict[str, dict[str, str]] = {
-    # All that the gateways answered, their own 503 included. HAProxy has no histogram.
+    # All errors that the gateways answered, their own 503 included, of the requests that were for a tier: the count of
+    # the frontend's would hold the health checks too. HAProxy has no histogram.
     "clients": {
-        "requests": _gateway('haproxy_frontend_http_responses_total{proxy="clients"}'),
+        "requests": _gateway('haproxy_backend_http_responses_total{proxy=~"qwen|pbml"}'),
         "errors": _gateway('haproxy_frontend_http_responses_total{proxy="clients",code="5xx"}'),
     },
     # Counted at the gateways, which see the requests that an instance did not live to count.
@@ -239,6 +240,8 @@ def measure(get: Get, queries: c.Mapping[str, str], window: int) -> Measured:
         p95 = number(get, asked["p95"]) if requests > 0 and "p95" in asked else None
     except Unanswered as error:
         return Measured(unknown=str(error))
+    # Errors that were for no tier are of no counted request.
+    requests = max(requests, errors)
     return Measured(requests, errors, errors / requests if requests > 0 else 0.0, p95)
 
 

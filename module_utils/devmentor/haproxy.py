@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 TIMEOUT = 10.0  # seconds for one answer
-RELOADING = 5.0  # seconds that a socket may refuse connections
+RELOADING = 5.0  # seconds that a socket may go without answers
 
 # Bits of srv_admin_state: maintenance forced, inherited, by name resolution; drain forced, inherited. 0x04 (`disabled`
 # in the file) stays set after a server is made ready, and 0x40 says only who set its name.
@@ -80,42 +80,51 @@ class Runtime:
         self.path = path
 
     def __call__(self, command: str) -> str:
-        """HAProxy's whole answer. Raises HaproxyError where there is none."""
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(TIMEOUT)
-                self._connect(connection)
-                connection.sendall(command.encode() + b"\n")
-                # The master's socket stays open after an answer as long as more commands may come.
-                connection.shutdown(socket.SHUT_WR)
-                parts = []
-                while part := connection.recv(1 << 16):
-                    parts.append(part)
-        except OSError as error:
-            raise HaproxyError(
-                f"{self.path}: {error}. Is haproxy.service running on this host, and is this its socket?"
-            ) from error
-        answer = b"".join(parts).decode("utf-8", "replace")
-        if not answer:
-            raise HaproxyError(f"{self.path}: closed without an answer to {command!r}. See journalctl -u haproxy.")
-        return answer
+        """HAProxy's whole answer. Raises HaproxyError where there is none.
 
-    def _connect(self, connection: socket.socket) -> None:
-        """A master that executes itself anew, at each reload, refuses for a moment."""
+        A master that executes itself anew, at each reload, refuses connections for a moment and resets those that it
+        has: it is asked again. Every command that is used here may be given twice.
+        """
         end = time.monotonic() + RELOADING
         while True:
             try:
-                return connection.connect(self.path)
-            except ConnectionRefusedError:
-                if time.monotonic() > end:
-                    raise
+                answer = self._ask(command)
+                if _whole(answer):
+                    return answer
+                problem = f"closed without a whole answer to {command!r}, only {answer[-100:]!r}"
+            except (ConnectionError, TimeoutError) as error:
+                problem = str(error)
+            except OSError as error:
+                raise self._silent(str(error)) from error
+            if time.monotonic() > end:
+                raise self._silent(problem)
             time.sleep(0.1)
+
+    def _ask(self, command: str) -> str:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(self.path)
+            connection.sendall(command.encode() + b"\n")
+            # The master's socket stays open after an answer as long as more commands may come.
+            connection.shutdown(socket.SHUT_WR)
+            parts = []
+            while part := connection.recv(1 << 16):
+                parts.append(part)
+        return b"".join(parts).decode("utf-8", "replace")
+
+    def _silent(self, problem: str) -> HaproxyError:
+        return HaproxyError(f"{self.path}: {problem}. Is haproxy.service running on this host, and is this its socket?")
 
     def order(self, command: str) -> None:
         """A command that answers nothing where it is obeyed. Raises HaproxyError with HAProxy's words otherwise."""
         answer = self(command).strip()
         if answer:
             raise HaproxyError(f"{self.path}: {command!r} was refused: {answer}")
+
+
+def _whole(answer: str) -> bool:
+    """An answer ends with an empty line. One that does not was cut off; of a list, it would look like a shorter one."""
+    return answer == "\n" or answer.endswith("\n\n")
 
 
 def state_rows(text: str) -> list[dict[str, str]]:

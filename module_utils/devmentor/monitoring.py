@@ -153,7 +153,8 @@ def exporter_units(
             {
                 "name": f"{unit}.service",
                 "enabled": True,
-                "restart_on": [f"/etc/default/{unit}", *exporter.get("restart_on", [])],
+                # The program too: an upgrade under policy-rc.d leaves the old one running.
+                "restart_on": [f"/etc/default/{unit}", f"/usr/bin/{unit}", *exporter.get("restart_on", [])],
                 "reload_on": list(exporter.get("reload_on", [])),
                 "wait_for": {"url": url, "ca": ca, "cert": cert, "key": key},
             }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from .platform_model import Platform
 from .preflight_artifacts import check_artifacts
 from .preflight_budgets import check_budgets
+from .preflight_packages import check_package_versions
 from .preflight_problems import Problem
 from .preflight_tenants import check_tenant_limits
 from .preflight_topology import (
@@ -37,6 +38,7 @@ def inspect(platform: Platform) -> list[Problem]:
             check_tenant_limits,
             check_secrets,
             check_artifacts,
+            check_package_versions,
         )
         for problem in check(platform)
     ]

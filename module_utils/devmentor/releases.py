@@ -80,18 +80,18 @@ class Releases:
         """Whether the app is switched to the wanted release and that was recorded."""
         return self.current(wanted.app) == wanted.id and self._marker(wanted.app).get("id") == wanted.id
 
-    def ensure(self, wanted: Wanted, check: bool = False) -> Outcome:
+    def ensure(self, wanted: Wanted, check: bool = False, stage: bool = False) -> Outcome:
         """Install and switch. Where archives are missing nothing changes and they are named: copy them, call again.
 
-        With `check` the outcome says what would be done.
+        With `check` the outcome says what would be done. With `stage` it is installed and loaded, and not switched to.
         """
-        if self.switched(wanted):
+        if self.switched(wanted) or (stage and wanted.id in self.releases(wanted.app)):
             return Outcome(previous=str(self._marker(wanted.app).get("previous", "")))
         outcome = Outcome(previous=self.current(wanted.app))
         installed = (self._store / wanted.id).is_dir()
         if check:
             outcome.actions += [] if installed else [f"install {wanted.id}"]
-            outcome.actions.append(f"switch {wanted.app} to {wanted.id}")
+            outcome.actions.append(f"stage {wanted.app}" if stage else f"switch {wanted.app} to {wanted.id}")
             return outcome
         with self._locked():
             if not installed:
@@ -101,6 +101,12 @@ class Releases:
                 self._install(wanted)
                 outcome.actions.append(f"install {wanted.id}")
             self._smoke(wanted)
+            if stage:
+                # The link keeps it from being pruned.
+                (self._root / wanted.app / "releases").mkdir(parents=True, exist_ok=True)
+                _link(self._root / wanted.app / "releases" / wanted.id, f"../../.store/{wanted.id}")
+                outcome.actions.append(f"stage {wanted.app} {wanted.id}")
+                return outcome
             self._switch(wanted, outcome.previous)
             outcome.actions.append(f"switch {wanted.app} to {wanted.id}")
             outcome.actions += self._prune(wanted)

@@ -84,8 +84,8 @@ def _lock(python: str) -> str:
     return LOCKS[python]
 
 
-def _digest(paths: list[Path], base: Path, python: str) -> str:
-    digest = hashlib.sha256(f"format {FORMAT} python {python}\n".encode())
+def _digest(paths: list[Path], base: Path, python: str, label: str = "") -> str:
+    digest = hashlib.sha256(f"format {FORMAT} python {python}{f' label {label}' if label else ''}\n".encode())
     for path in paths:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(base)}\0{len(content)}\0".encode())
@@ -93,12 +93,15 @@ def _digest(paths: list[Path], base: Path, python: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def describe(services: Path, directory: Path, python: str = PYTHON) -> Release:
-    """The release that this source tree gives for a version of Python. Reads files only."""
+def describe(services: Path, directory: Path, python: str = PYTHON, label: str = "") -> Release:
+    """The release that this source tree gives for a version of Python. Reads files only.
+
+    A label makes it another one than the same tree without, as a build number would.
+    """
     project = services / "pyproject.toml"
     try:
         version = str(tomllib.loads(project.read_text())["project"]["version"])
-        digest = _digest(_source_files(services, python), services, python)
+        digest = _digest(_source_files(services, python), services, python, label)
         deps = _digest([services / "installer.lock", services / _lock(python)], services, python)
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise WheelhouseError(f"{services} is not the services' source tree: {error}.") from error
@@ -140,14 +143,14 @@ def built(release: Release) -> bool:
 
 
 def build(
-    services: Path, directory: Path, notice: Notice = lambda text: None, python: str = PYTHON
+    services: Path, directory: Path, notice: Notice = lambda text: None, python: str = PYTHON, label: str = ""
 ) -> tuple[Release, bool]:
     """Have the release of this tree in `directory`. Returns it and whether something had to be built."""
-    release = describe(services, directory, python)
+    release = describe(services, directory, python, label)
     if built(release):
         return release, False
     with locked(directory / ".lock"), _snapshot(services, python) as tree:
-        release = describe(tree, directory, python)  # of what is built, whoever edits the tree meanwhile
+        release = describe(tree, directory, python, label)  # of what is built, whoever edits the tree meanwhile
         deps, own = release.archives
         if not deps.is_file():
             notice(f"downloading the wheels of {services.name}/{_lock(python)} (about 105 MB)")

@@ -1,5 +1,7 @@
 """What every host has before a component comes, and that a container keeps what its machine decides."""
 
+import json
+
 import pytest
 
 testinfra_hosts = ["gateway"]
@@ -15,6 +17,15 @@ def test_packages_of_all_groups_are_there_and_none_runs_by_itself(host):
         assert host.package(name).is_installed, name
     # No cluster was made by the package.
     assert host.run("ls /etc/postgresql/*").rc != 0
+
+
+def test_an_upgrade_of_the_system_passes_the_tiers_over(host):
+    held = host.run("apt-mark showhold").stdout.split()
+    assert {"haproxy", "keepalived", "prometheus-node-exporter"} <= set(held)
+    assert "chrony" not in held
+    said = json.loads(host.run("/etc/ansible/facts.d/devmentor.fact").stdout)
+    assert sorted(said["held"]) == sorted(held)
+    assert said["versions"]["haproxy"] == host.package("haproxy").version
 
 
 def test_every_host_knows_every_host_by_name(host, variables):

@@ -71,6 +71,18 @@ def test_textfiles_of_any_role_are_collected(host):
         host.check_output(f"rm {folder}/molecule.prom")
 
 
+def test_versions_are_served(host):
+    version = host.package("prometheus-node-exporter").version
+    metric = f'devmentor_version_info{{component="node_exporter",version="{version}"}}'
+    for _ in range(40):
+        text = scrape(host, "node").stdout
+        if metric in text:
+            assert value(text, metric) == 1
+            return
+        time.sleep(1)
+    pytest.fail(f"no {metric}")
+
+
 def test_slices_are_measured_again_and_again(host):
     metric = 'devmentor_slice_cpu_seconds_total{slice="exporters"}'
     first = value(scrape(host, "node").stdout, metric)

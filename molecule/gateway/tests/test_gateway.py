@@ -295,6 +295,23 @@ def test_a_drained_server_stays_drained_over_a_reload_and_a_stream_survives_it(h
     until(lambda: status_of(host, names[0]).startswith("UP"))
 
 
+def test_the_module_drains_and_readies_through_the_units_own_sockets(host, names):
+    server = f"backend=qwen server={names[0]}"
+
+    def module(words):
+        return host.ansible("haproxy_server", f"{server} {words}", check=False)
+
+    drained = module("state=drain wait_sessions=true deadline_seconds=30 old_worker_seconds=60")
+    try:
+        assert drained["after"]["entries"] == [names[0], f"{names[0]}-last"]
+        assert (drained["after"]["state"], drained["after"]["sessions"]) == ("drain", 0)
+        assert {instance_of(host) for _ in range(4)} == {names[1]}
+    finally:
+        ready = module("state=ready healthy=true")
+    assert (ready["after"]["state"], ready["after"]["status"]) == ("ready", "UP")
+    assert status_of(host, f"{names[0]}-surge") == "MAINT"
+
+
 def test_the_rate_limit_is_per_key_and_known_to_both_gateways(host, gateways):
     command = (
         f"curl --silent --max-time 60 --cacert {CA} --header 'Authorization: Bearer key-of-limited' --output /dev/null "

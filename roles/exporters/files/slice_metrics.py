@@ -1,5 +1,7 @@
 """Writes the CPU and memory use of the slices devmentor-*.slice, and their limits, for the node exporter.
 
+Beside it, whenever one has changed, which version of each component is here (devmentor/versions.py, from roles/base).
+
 SCALING.md's 70 % and 75 % are shares of a component's own limit, which no exporter of Debian reports: the limits are
 systemd's, the use is in the control group. Memory is the working set (what cannot be given back at once: memory.current
 less inactive_file), because the page cache fills any limit sooner or later. Where the kernel gives no memory controller
@@ -106,8 +108,17 @@ def render(slices: dict[str, dict[str, float | None]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def main(target: str) -> None:
-    """Measures every slice and replaces the file `target`."""
+def version_metrics(target: pathlib.Path, releases: pathlib.Path) -> None:
+    """Keeps `target` at the versions of this host; not where roles/base has not brought what reads them."""
+    try:
+        from devmentor import versions
+    except ImportError:
+        return
+    versions.refresh(target, releases)
+
+
+def main(target: str, releases: str) -> None:
+    """Measures every slice and replaces the file `target`; `releases` is devmentor_release_dir."""
     properties = "Id,ActiveState,ControlGroup,CPUQuotaPerSecUSec,MemoryMax"
     command = ["systemctl", "show", "--property", properties, "devmentor-*.slice"]
     show = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -121,7 +132,8 @@ def main(target: str) -> None:
     staged.write_text(render(slices))
     staged.chmod(0o644)
     staged.replace(path)
+    version_metrics(path.with_name("versions.prom"), pathlib.Path(releases))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

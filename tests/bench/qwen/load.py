@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -85,3 +86,26 @@ async def run(send: Send, rate: float, seconds: float, *, most_waiting: int = 50
         await asyncio.wait(set(running))
     outcome.seconds = time.perf_counter() - begin
     return outcome
+
+
+async def until(over: threading.Event, rate: float, one: Callable[[int, float], Awaitable[None]]) -> float:
+    """Begin `one(number, intended)` at the rate until `over` is set, then wait for what is under way.
+
+    `intended` is of the monotonic clock. Returns the seconds that the generator itself was late at worst.
+    """
+    running: set[asyncio.Task[None]] = set()
+    begin, number, behind_s = time.monotonic(), 0, 0.0
+    while not over.is_set():
+        intended = begin + number / rate
+        if (wait := intended - time.monotonic()) > 0:
+            # Short sleeps: the end is not to wait for a slow rate.
+            await asyncio.sleep(min(wait, 0.2))
+            continue
+        behind_s = max(behind_s, -wait)
+        task = asyncio.ensure_future(one(number, intended))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        number += 1
+    if running:
+        await asyncio.gather(*running)
+    return behind_s

@@ -10,7 +10,8 @@ ACKNOWLEDGED, UNKNOWN = "acknowledged", "unknown"
 @dataclass(slots=True)
 class Write:
     """A document's version, a turn or a deletion. Times are monotonic seconds; `subject` is the document's id or the
-    turn's conversation, `token` a word that no other write has; `seq` is of the watermark, where one was given."""
+    turn's conversation, `token` a word that no other write has; `seq` is of the watermark, where one was given.
+    What was sent several times with one Idempotency-Key is one write."""
 
     kind: str
     subject: str
@@ -31,6 +32,11 @@ class Write:
         """Its place in the ledger; None where it was acknowledged into a replica's spool, or not at all."""
         origin, _, number = (self.watermark or "").partition(":")
         return int(number) if origin == "pg" else None
+
+    @property
+    def local(self) -> bool:
+        """Whether it was acknowledged into a replica's spool."""
+        return self.acknowledged and (self.watermark or "").startswith("spool:")
 
 
 @dataclass(slots=True)

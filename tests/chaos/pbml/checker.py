@@ -10,14 +10,15 @@ from itertools import pairwise
 
 from tests.chaos.pbml.attempts import History, Read, Row, Write
 
-_SHOWN = 5
-
 
 @dataclass
 class Verdict:
-    """Counts, and a line for each broken promise."""
+    """Counts, and a line for each broken promise. `acknowledged` counts versions of documents and turns, one each;
+    `deletions` those that were acknowledged; `local` what of both was acknowledged into a spool."""
 
     acknowledged: int = 0
+    deletions: int = 0
+    local: int = 0
     unknown: int = 0
     unknown_kept: int = 0
     lost: int = 0
@@ -41,7 +42,9 @@ def judge(history: History, rows: Sequence[Row]) -> Verdict:
     turns: list[Write] = []
     for write in history.writes:
         (turns if write.kind == "turn" else documents.setdefault(write.subject, [])).append(write)
-        verdict.acknowledged += write.acknowledged
+        verdict.acknowledged += write.acknowledged and write.kind != "deletion"
+        verdict.deletions += write.acknowledged and write.kind == "deletion"
+        verdict.local += write.local
         verdict.unknown += not write.acknowledged
     by_document: dict[str, list[Row]] = {}
     for row in rows:

@@ -2,133 +2,71 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.errors import LabError
-from lab.host import Host
-from tests.chaos.pbml.platform import Platform
+from tests.chaos.pbml.document_faults import (
+    big_document,
+    others_went_on,
+    same_document,
+    start_replica,
+    stop_replica,
+)
+from tests.chaos.pbml.local_faults import (
+    damage_state,
+    empty_spool,
+    fill_spool,
+    reconnect,
+    spool_two_ways,
+    spool_was_full,
+    spool_was_late,
+    start_worker,
+    state_came_back,
+)
+from tests.chaos.pbml.scene import (
+    API,
+    EMBEDDINGS,
+    PGBOUNCER,
+    QDRANT,
+    WORKER,
+    Scene,
+    drop_collection,
+    every,
+    every_peer,
+    freeze,
+    kill,
+    nothing,
+    one,
+    own_clock,
+    power_off,
+    power_off_leader,
+    power_on,
+    step_clock,
+    systemctl,
+    thaw,
+)
 
-API, WORKER, QDRANT, PGBOUNCER = "pbml", "pbml-worker", "qdrant", "pgbouncer"
-EMBEDDINGS = "llamacpp@embed"
-_DROP_IN = "/run/systemd/system/{unit}.service.d/chaos.conf"
-_CLOCK = "[Service]\nEnvironment=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1 FAKETIME={by}\n"
 
-
-@dataclass
-class Scene:
-    """The platform at the moment of a fault; `victim` is a PBML host that does not lead PostgreSQL."""
-
-    platform: Platform
-    leader: str
-    chance: random.Random
-
-    def __post_init__(self) -> None:
-        self.victim = self.chance.choice([name for name in self.platform.hosts if name != self.leader])
-
-    @property
-    def host(self) -> Host:
-        return self.platform.host(self.victim)
-
-    def everywhere(self, names: list[str], *command: str) -> None:
-        for name in names:
-            if self.platform.host(name).powered:
-                self.platform.host(name).execute(list(command), check=False)
+def unseen(_scene: Scene) -> str:
+    """Whether it was felt is plain from what it does."""
+    return ""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`hold`: seconds that the fault stays."""
+    """`hold`: seconds that the fault stays; `once`: not repeated in a round; `local`: needs spool and state; `whole_s`:
+    the most seconds until the platform is whole after it; `felt`: why the fault was not felt, asked when it is whole.
+    """
 
     name: str
     text: str
     do: Callable[[Scene], None]
     undo: Callable[[Scene], None]
     hold: float = 10.0
-
-
-def nothing(_scene: Scene) -> None:
-    """Heals by itself, or the platform mends it."""
-
-
-def kill(unit: str, names: Callable[[Scene], list[str]], times: int = 1) -> Callable[[Scene], None]:
-    """SIGKILL to every process of a unit; several times at random moments, so that every stage is hit."""
-
-    def do(scene: Scene) -> None:
-        for _ in range(times):
-            scene.everywhere(names(scene), "systemctl", "kill", "--signal=SIGKILL", unit)
-            if times > 1:
-                time.sleep(scene.chance.uniform(1.5, 4.0))
-
-    return do
-
-
-def systemctl(verb: str, unit: str, names: Callable[[Scene], list[str]]) -> Callable[[Scene], None]:
-    return lambda scene: scene.everywhere(names(scene), "systemctl", verb, "--no-block", unit)
-
-
-def one(scene: Scene) -> list[str]:
-    return [scene.victim]
-
-
-def every(scene: Scene) -> list[str]:
-    return scene.platform.hosts
-
-
-def every_peer(scene: Scene) -> list[str]:
-    return scene.platform.qdrant
-
-
-def power_off(scene: Scene) -> None:
-    scene.host.kill()
-
-
-def power_off_leader(scene: Scene) -> None:
-    scene.platform.host(scene.leader).kill()
-
-
-def power_on(scene: Scene) -> None:
-    off = [name for name in scene.platform.cluster.nodes if not scene.platform.host(name).powered]
-    if off:
-        scene.platform.lab.up(",".join(off))
-
-
-def freeze(scene: Scene) -> None:
-    scene.host.group.freeze(True)
-
-
-def thaw(scene: Scene) -> None:
-    scene.host.group.freeze(False)
-
-
-def drop_collection(scene: Scene) -> None:
-    if not scene.platform.qdrant_call("DELETE", ""):
-        raise LabError("no Qdrant peer took the order to drop the collection", "lab exec HOST -- journalctl -u qdrant")
-
-
-def step_clock(by: str) -> Callable[[Scene], None]:
-    """The API and the worker of one host live in another time (libfaketime); the other hosts do not."""
-
-    def do(scene: Scene) -> None:
-        scene.host.execute(["apt-get", "install", "-y", "-q", "libfaketime"])
-        for unit in (API, WORKER):
-            path = _DROP_IN.format(unit=unit)
-            script = (
-                f"mkdir -p $(dirname {path}) && cat > {path} && systemctl daemon-reload && systemctl restart {unit}"
-            )
-            scene.host.execute(["sh", "-c", script], stdin=_CLOCK.format(by=by))
-
-    return do
-
-
-def own_clock(scene: Scene) -> None:
-    for unit in (API, WORKER):
-        path = _DROP_IN.format(unit=unit)
-        scene.host.execute(
-            ["sh", "-c", f"rm -f {path}; systemctl daemon-reload; systemctl restart {unit}"], check=False
-        )
+    once: bool = False
+    local: bool = False
+    whole_s: float = 240.0
+    felt: Callable[[Scene], str] = unseen
 
 
 FAULTS = {
@@ -153,5 +91,17 @@ FAULTS = {
               systemctl("stop", EMBEDDINGS, every), systemctl("start", EMBEDDINGS, every)),
         Fault("clock_back", "a host's PBML an hour behind the others", step_clock("-3600"), own_clock),
         Fault("clock_ahead", "a host's PBML a day ahead of the others", step_clock("+86400"), own_clock),
+        Fault("same_document", "each document written through two replicas at once, 20 times", same_document, nothing,
+              hold=2),
+        Fault("big_document", "a document of 10 MB in the middle of the others", big_document, nothing, hold=20,
+              once=True, whole_s=3600, felt=others_went_on),
+        Fault("replica_away", "a replica is stopped while the others take writes", stop_replica, start_replica,
+              hold=30),
+        Fault("spool_disk_full", "a host without PostgreSQL, and its spool's disk full", fill_spool, empty_spool,
+              hold=20, local=True, felt=spool_was_full),
+        Fault("spool_after_newer", "spooled, and a newer version written elsewhere before the replay", spool_two_ways,
+              reconnect, hold=5, local=True, felt=spool_was_late),
+        Fault("checkpoint_corrupt", "a worker restarts with a damaged state and a damaged newest checkpoint",
+              damage_state, start_worker, hold=2, local=True, felt=state_came_back),
     )
 }  # fmt: skip

@@ -10,9 +10,13 @@ import time
 
 from devmentor.pbml.client import BadAnswer, Client, Refused, Unavailable
 from tests.chaos.pbml.attempts import ACKNOWLEDGED, UNKNOWN, History, Read, Write
+from tests.chaos.pbml.pace import Pace, next_due
 
-WRITERS, READERS = 4, 2
 DEADLINE_S = 10.0
+_TALK = 200
+"""Turns of one conversation."""
+_STEP_S = 0.2
+"""Longest wait without a look at whether it is over."""
 _WORDS = [
     "index",
     "ledger",
@@ -30,16 +34,17 @@ _SHARED_EVERY = 20
 
 
 class Load:
-    """`run` begins every id of the round. `pause_s` is between a writer's writes; large documents are `large_bytes`."""
+    """`run` begins every id of the round. Each write is one document or turn in a request of its own."""
 
-    def __init__(self, url: str, key: str, tls: ssl.SSLContext, run: str, seed: str, pause_s: float) -> None:
+    def __init__(self, url: str, key: str, tls: ssl.SSLContext, run: str, seed: str, pace: Pace) -> None:
         self.history = History()
         self.run = run
-        self._url, self._key, self._tls, self._pause_s = url, key, tls, pause_s
+        self._url, self._key, self._tls, self._pace = url, key, tls, pace
         self._seed = seed
         self._stop = threading.Event()
         self._quiet = threading.Event()
         self._recent: list[Write] = []
+        self._deleted: set[str] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="load")
         self.failure: BaseException | None = None
 
@@ -58,9 +63,9 @@ class Load:
     async def _main(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(WRITERS):
+                for number in range(self._pace.writers):
                     group.create_task(self._writer(number))
-                for number in range(READERS):
+                for number in range(self._pace.readers):
                     group.create_task(self._reader(number))
         except BaseException as error:
             self.failure = error
@@ -72,21 +77,28 @@ class Load:
         chance = random.Random(f"{self._seed}/writer/{number}")
         mine: list[str] = []
         async with self._client() as client:
-            count = 0
+            count, due = 0, time.monotonic() + chance.uniform(0, self._pace.write_every_s)
             while not self._stop.is_set():
+                if self._pace.braked or (left := due - time.monotonic()) > 0:
+                    await asyncio.sleep(_STEP_S if self._pace.braked else min(left, _STEP_S))
+                    continue
+                due = next_due(due, time.monotonic(), self._pace.write_every_s)
                 count += 1
                 token = f"zq{number}x{count}x{chance.randrange(16**6):06x}"
                 kind, subject = self._next(chance, number, count, mine)
-                await self._write(client, Write(kind, subject, token, self._text(chance, token), time.monotonic()))
-                await asyncio.sleep(self._pause_s)
+                text = self._text(chance, token, small="-small-" in subject)
+                await self._write(client, Write(kind, subject, token, text, time.monotonic()))
 
     def _next(self, chance: random.Random, number: int, count: int, mine: list[str]) -> tuple[str, str]:
-        """Half new documents, and new versions, turns, deletions; every twentieth is of a document that all write."""
+        """Every twentieth is of a document that all write. A share are turns of a few words, each of which costs the
+        embeddings engine little; of the others half are new documents, and new versions, turns, deletions."""
         if count % _SHARED_EVERY == 0:
             return "document", f"{self.run}-shared-{count // _SHARED_EVERY}"
+        if chance.random() < self._pace.small:
+            return "turn", f"{self.run}-small-{number}-{count // _TALK}"
         what = chance.random()
         if what < 0.2:
-            return "turn", f"{self.run}-talk-{number}"
+            return "turn", f"{self.run}-talk-{number}-{count // _TALK}"
         if mine and what < 0.45:
             return "document", chance.choice(mine[-20:])
         if len(mine) > 20 and what < 0.5:
@@ -94,12 +106,16 @@ class Load:
         mine.append(f"{self.run}-{number}-{count}")
         return "document", mine[-1]
 
-    def _text(self, chance: random.Random, token: str) -> str:
+    def _text(self, chance: random.Random, token: str, *, small: bool) -> str:
+        if small:
+            return f"{token} {chance.choice(_WORDS)}."
         words = " ".join(chance.choices(_WORDS, k=chance.randrange(8, 60)))
         return f"The word of this text is {token}. {words}."
 
     async def _write(self, client: Client, write: Write) -> None:
         self.history.writes.append(write)
+        if write.kind == "deletion":
+            self._deleted.add(write.subject)
         try:
             if write.kind == "turn":
                 write.watermark = await client.add_turn(write.subject, "user", write.text)
@@ -123,11 +139,14 @@ class Load:
     async def _reader(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/reader/{number}")
         async with self._client() as client:
+            due = time.monotonic() + chance.uniform(0, self._pace.read_every_s)
             while not self._stop.is_set():
-                await asyncio.sleep(self._pause_s)
+                if (left := due - time.monotonic()) > 0:
+                    await asyncio.sleep(min(left, _STEP_S))
+                    continue
+                due = next_due(due, time.monotonic(), self._pace.read_every_s)
                 # What was deleted since must not be found, and is no matter of this reader.
-                gone = {write.subject for write in self.history.writes if write.kind == "deletion"}
-                if candidates := [write for write in self._recent[-15:] if write.subject not in gone]:
+                if candidates := [write for write in self._recent[-15:] if write.subject not in self._deleted]:
                     await self._read(client, chance.choice(candidates))
 
     async def _read(self, client: Client, write: Write) -> None:
@@ -149,6 +168,5 @@ class Load:
             read.missing = any(answer["missing"].values())
             read.degraded = answer["degraded"]
         read.end = time.monotonic()
-        deleted = any(w.kind == "deletion" and w.subject == write.subject for w in self.history.writes)
-        if not deleted:
+        if write.subject not in self._deleted:
             self.history.reads.append(read)

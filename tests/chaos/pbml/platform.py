@@ -12,6 +12,7 @@ import yaml
 
 from lab.host import Host
 from tests.chaos.pbml.attempts import Row
+from tests.chaos.pbml.replicas import Replicas
 from tests.chaos.postgres.agents import port
 from tests.chaos.postgres.cluster import Cluster, leader_of, sql
 from tools.inventory_vars import Inventory
@@ -20,6 +21,15 @@ from tools.runs import ROOT
 COLLECTION = yaml.safe_load((ROOT / "roles" / "pbml" / "defaults" / "main.yml").read_text())["pbml_collection"]
 _TLS = "/etc/devmentor/tls"
 _PENDING = "('received', 'embedded', 'indexed')"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToLive:
+    """Of a version: bytes, when it was acknowledged (Unix time), and seconds from then until it was live."""
+
+    size: int
+    received: float
+    seconds: float
 
 
 @dataclass
@@ -34,6 +44,7 @@ class Platform:
         self.lab = self.cluster.lab
         self.hosts = self.variables.hosts("pbml")
         self.qdrant = self.variables.hosts("qdrant")
+        self.replicas = Replicas({name: self.lab.host(name) for name in self.hosts}, self.key)
 
     def host(self, name: str) -> Host:
         return self.lab.host(name)
@@ -68,6 +79,21 @@ class Platform:
         """Versions up to a seq that are not live yet."""
         lines = self.sql(f"SELECT count(*) FROM versions WHERE status IN {_PENDING} AND seq <= {up_to};")
         return int(lines[-1]) if lines else None
+
+    def unfinished(self) -> int | None:
+        """All versions that are not live yet, which writers look at while they write."""
+        lines = self.sql(f"SELECT count(*) FROM versions WHERE status IN {_PENDING};", seconds=5)
+        return int(lines[-1]) if lines else None
+
+    def times_to_live(self, run: str) -> list[TimeToLive] | None:
+        """Of the round's versions that were ever live."""
+        lines = self.sql(
+            "SELECT json_build_array(content_bytes, extract(epoch FROM received_at),"
+            " extract(epoch FROM live_at - received_at)) FROM versions WHERE live_at IS NOT NULL AND kind <> 'deletion'"
+            f" AND (starts_with(document_id, '{run}-') OR starts_with(conversation_id, '{run}-'));",
+            60,
+        )
+        return None if lines is None else [TimeToLive(*json.loads(line)) for line in lines if line.startswith("[")]
 
     def rows(self, run: str) -> list[Row] | None:
         """The ledger's rows of a round."""

@@ -34,12 +34,15 @@ SELECT coalesce(max(seq), 0), coalesce(host(inet_server_addr()), '') FROM {table
 
 
 class Client(threading.Thread):
-    """A client with one connection: it sends its next statement once the last was answered, refused or given up."""
+    """A client with one connection: it sends its next statement once the last was answered, refused or given up.
+
+    That is after `pause_s`, or when it is due by `rate` (statements a second), however late.
+    """
 
     def __init__(self, name: str, config: dict[str, Any], out: Output, stop: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
         self.config, self.out, self.stop = config, out, stop
-        self.pause = float(config["pause_s"])
+        self.pause, self.rate = float(config.get("pause_s", 0)), float(config.get("rate", 0))
         self.deadline: float | None = None
         self.gave_up = False
         self.warned = ""
@@ -89,12 +92,18 @@ class Client(threading.Thread):
             handle.shutdown(socket.SHUT_RDWR)
 
     def run(self) -> None:
-        number = 0
+        number, begin = 0, time.monotonic()
         while not self.stop.is_set():
             number += 1
             start = time.monotonic()
+            if self.rate:
+                # Counted from when the schedule meant it, so that a wait for the statement before is part of it.
+                start = begin + (number - 1) / self.rate
+                if self.stop.wait(max(0.0, start - time.monotonic())):
+                    return
             outcome = self.once(number, start)
-            self.stop.wait(self.pause if outcome == OK else RECONNECT_PAUSE)
+            if not self.rate:
+                self.stop.wait(self.pause if outcome == OK else RECONNECT_PAUSE)
 
     def once(self, number: int, start: float) -> str:
         raise NotImplementedError

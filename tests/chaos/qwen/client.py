@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
+from tests.bench.qwen.load import until
 from tests.chaos.qwen import seen as s
-from tests.chaos.qwen.questions import Ask
+from tests.chaos.qwen.questions import CHAT, Ask
 from tests.chaos.qwen.seen import Seen
 
 CONNECT_S = 3.0
@@ -85,6 +86,26 @@ def whole_outcome(status: int, body: bytes) -> str:
     return s.OK if isinstance(choices, list) and choices and "message" in choices[0] else s.UNREADABLE
 
 
+def ended(chunk: Any) -> bool:
+    """Whether a stream's chunk says why a choice is over. A stream without such a chunk is truncated."""
+    choices = chunk.get("choices")
+    return isinstance(choices, list) and any(isinstance(each, dict) and each.get("finish_reason") for each in choices)
+
+
+def pbml_outcome(status: int, body: bytes, kind: str) -> tuple[str, str, str]:
+    """(outcome, durability of an ingest, "degraded" for a fetch that said so, else "ok")."""
+    found = parsed(body)
+    said = found if isinstance(found, dict) else {}
+    if status != (202 if kind == s.INGEST else 200):
+        return f"{status} {error_code(found)}", "", ""
+    if kind == s.INGEST:
+        right = isinstance(said.get("version"), int) and isinstance(said.get("durability"), str)
+        return (s.OK, said["durability"], "") if right else (s.UNREADABLE, "", "")
+    if not isinstance(said.get("chunks"), list):
+        return s.UNREADABLE, "", ""
+    return s.OK, "", "degraded" if said.get("degraded") else "ok"
+
+
 def stream_outcome(data: list[bytes]) -> str:
     """Of a stream that came to its end. After [DONE], or an error, nothing may follow."""
     if not data:
@@ -94,7 +115,9 @@ def stream_outcome(data: list[bytes]) -> str:
     if any(not isinstance(each, dict) or "error" in each for each in chunks):
         return s.UNREADABLE
     if last == b"[DONE]":
-        return s.OK if chunks else s.UNREADABLE
+        if not chunks:
+            return s.UNREADABLE
+        return s.OK if any(ended(chunk) for chunk in chunks) else s.UNFINISHED
     found = parsed(last)
     if isinstance(found, dict) and "error" in found:
         return f"event {error_code(found)}"
@@ -124,11 +147,21 @@ async def send(client: httpx.AsyncClient, number: int, ask: Ask, model: str) -> 
 
 
 async def _read(client: httpx.AsyncClient, ask: Ask, model: str, reading: Reading) -> None:
-    body = {"model": model, **ask.body}
-    async with client.stream("POST", "/v1/chat/completions", json=body, headers=ask.headers) as answer:
+    body = {"model": model, **ask.body} if ask.path == CHAT else ask.body
+    async with client.stream("POST", ask.path, json=body, headers=ask.headers) as answer:
         reading.answer = answer
         async for chunk in answer.aiter_bytes():
             reading.hear(chunk)
+
+
+def _outcome(kind: str, status: int, data: list[bytes], body: bytes) -> tuple[str, dict[str, str]]:
+    """What came of an answer that came to its end, and what it says outside of its headers."""
+    if kind in (s.INGEST, s.FETCH):
+        outcome, durability, context = pbml_outcome(status, body, kind)
+        return outcome, {"served-by": durability, "context": context}
+    if kind == s.STREAM and status == 200:
+        return stream_outcome(data), {}
+    return whole_outcome(status, body), {}
 
 
 def _seen(number: int, ask: Ask, reading: Reading, outcome: str, total_s: float, silence_s: float, detail: str) -> Seen:
@@ -139,8 +172,8 @@ def _seen(number: int, ask: Ask, reading: Reading, outcome: str, total_s: float,
     if outcome == s.CUT and streamed:
         outcome = s.CUT_STREAM
     if not outcome and answer is not None:
-        as_stream = ask.kind == s.STREAM and answer.status_code == 200
-        outcome = stream_outcome(data) if as_stream else whole_outcome(answer.status_code, bytes(reading.body))
+        outcome, more = _outcome(ask.kind, answer.status_code, data, bytes(reading.body))
+        said = more | said
         if outcome != s.OK:
             detail = bytes(reading.body[-300:]).decode("utf-8", "replace")
     return Seen(
@@ -207,26 +240,14 @@ class Load:
 
     async def _send_all(self) -> None:
         clients = [connection(self.base_url, self.ca, self.key) for _ in range(CONNECTIONS)]
-        running: set[asyncio.Task[None]] = set()
-        begin, number = time.monotonic(), 0
+
+        async def one(number: int, _intended: float) -> None:
+            client = clients[number % len(clients)]
+            self.seen.append(await send(client, number, self.plan(number), self.model))
+
         try:
-            while not self._over.is_set():
-                intended = begin + number / self.rate
-                if (wait := intended - time.monotonic()) > 0:
-                    # Short sleeps: `stop` is not to wait for a slow rate.
-                    await asyncio.sleep(min(wait, 0.2))
-                    continue
-                self.behind_s = max(self.behind_s, -wait)
-                task = asyncio.create_task(self._one(clients[number % len(clients)], number))
-                running.add(task)
-                task.add_done_callback(running.discard)
-                number += 1
-            if running:
-                await asyncio.gather(*running)
+            self.behind_s = await until(self._over, self.rate, one)
         finally:
             for client in clients:
                 with suppress(Exception):
                     await client.aclose()
-
-    async def _one(self, client: httpx.AsyncClient, number: int) -> None:
-        self.seen.append(await send(client, number, self.plan(number), self.model))

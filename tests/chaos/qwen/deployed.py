@@ -141,14 +141,20 @@ def breaker_states(page: str) -> list[float]:
     return [float(line.rpartition(" ")[2]) for line in lines]
 
 
-def in_service(stat: str, backend: str = "qwen") -> set[str]:
-    """Servers of a backend that HAProxy's `show stat` calls UP; going down or coming up is not yet that."""
+def servers(stat: str, backend: str = "qwen") -> dict[str, str]:
+    """Server -> status of a backend in HAProxy's `show stat`, without the backend's own row."""
     lines = [line for line in stat.removeprefix("# ").splitlines() if line]
     if not lines:
-        return set()
+        return {}
     columns = lines[0].split(",")
     rows = [dict(zip(columns, line.split(","), strict=False)) for line in lines[1:]]
-    return {row["svname"] for row in rows if row.get("pxname") == backend and row.get("status") == "UP"}
+    found = {row["svname"]: row.get("status", "") for row in rows if row.get("pxname") == backend}
+    return {name: status for name, status in found.items() if name not in ("FRONTEND", "BACKEND")}
+
+
+def in_service(stat: str, backend: str = "qwen") -> set[str]:
+    """Servers of a backend that HAProxy's `show stat` calls UP; going down or coming up is not yet that."""
+    return {name for name, status in servers(stat, backend).items() if status == "UP"}
 
 
 def main_pid(host: Host, unit: str) -> int:

@@ -24,17 +24,22 @@ DOCUMENTS = {
 }
 """What is ingested before: with it there is something to answer from where no engine is left."""
 
+CHAT = "/v1/chat/completions"
 TOPICS = ("maintenance window", "backups", "rota for who is on call")
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: body without the model, headers without the key. `limit_s`: seconds that it may take."""
+    """One request: body without the model, headers without the key. `limit_s`: seconds that it may take.
+
+    `path` is the chat's, or one of PBML's for what is ingested or fetched.
+    """
 
     kind: str
     body: dict[str, Any]
     headers: dict[str, str]
     limit_s: float
+    path: str = CHAT
 
 
 def ask(run: str, seed: int, number: int) -> Ask:

@@ -23,7 +23,7 @@ SILENCE = "silence"
 """No byte for the client's own read timeout: longer than two of a stream's pings."""
 
 UNFINISHED = "unfinished"
-"""A stream that ended, as if it were whole, without [DONE] and without an error event."""
+"""A stream that ended, as if it were whole, without [DONE], a finish_reason, or an error event."""
 
 UNREADABLE = "unreadable"
 """Status 200 with a body that is no completion."""
@@ -32,6 +32,7 @@ HUNG = "hung"
 """Not over long after its limit; the client gave it up."""
 
 STREAM, WHOLE = "stream", "whole"
+INGEST, FETCH = "ingest", "fetch"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Seen:
 
     `outcome` is one of the words above, "STATUS CODE" (503 engine_unavailable), or "event CODE" for an error event in a
     stream. `limit_s` is how long it may take at most. `served_by`, `cache` and `context` are the headers', or what
-    a late stream's comment says in their place. `silence_s` is the longest time without a byte.
+    a late stream's comment says in their place; of an ingest `served_by` is its durability. `silence_s` is the longest
+    time without a byte.
     """
 
     number: int

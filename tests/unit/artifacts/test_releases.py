@@ -231,6 +231,20 @@ def test_another_python_is_refused_before_anything_is_done(host):
     assert host.ran == []
 
 
+def test_a_staged_release_is_installed_and_kept_and_not_switched_to(host):
+    old, new = "0.1.0-aaaaaaaaaaaa", "0.1.0-bbbbbbbbbbbb"
+    host.install()
+    host.copy(host.wanted(release=new))
+    outcome = host.releases.ensure(host.wanted(release=new), stage=True)
+    assert outcome.actions == [f"install {new}", f"stage qwen {new}"]
+    assert host.releases.current("qwen") == old
+    assert host.releases.ensure(host.wanted(release=new), stage=True).actions == []
+    # Another app's switch prunes what nobody uses.
+    host.releases.ensure(host.wanted(app="pbml"))
+    assert new in host.store()
+    assert host.releases.ensure(host.wanted(release=new)).actions == [f"switch qwen to {new}"]
+
+
 def test_a_switch_goes_to_a_release_that_is_here_and_is_recorded(host):
     old, new = "0.1.0-aaaaaaaaaaaa", "0.1.0-bbbbbbbbbbbb"
     host.install()

@@ -65,6 +65,16 @@ def test_the_id_follows_the_content_and_nothing_else(services, tmp_path):
     assert describe(services, tmp_path).deps != first.deps
 
 
+def test_a_label_makes_another_release_of_the_same_tree_and_its_dependencies_stay(services, tmp_path, downloads):
+    plain, labelled = describe(services, tmp_path), describe(services, tmp_path, label="b")
+    assert len({plain.id, labelled.id, describe(services, tmp_path, label="c").id}) == 3
+    assert (labelled.deps, labelled.version) == (plain.deps, plain.version)
+    release, changed = build(services, tmp_path, label="b")
+    assert (release, changed) == (labelled, True)
+    assert find(labelled.id, tmp_path) == labelled
+    assert not built(plain)
+
+
 def test_a_renamed_file_gives_another_id(services, tmp_path):
     (services / "src" / "devmentor" / "a.py").write_text("")
     first = describe(services, tmp_path).id

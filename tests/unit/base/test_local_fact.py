@@ -65,6 +65,15 @@ def test_a_release_counts_when_it_is_there_and_its_switch_was_recorded(host: Pat
     assert fact(host)["releases"] == {"qwen": "1-a"}
 
 
+def test_versions_of_packages_and_releases(host: Path) -> None:
+    release(host, "qwen", "1-a", "1-a")
+    said = fact(host)
+    assert said["versions"]["qwen"] == "1-a"
+    assert said["packages"] == ["dpkg"] == list(said["package_versions"])
+    assert said["package_versions"]["dpkg"][0].isdigit()
+    assert said["held"] == []
+
+
 def test_an_artefact_counts_until_it_changes(host: Path) -> None:
     """The stamp is written by artifact_install itself."""
     model = host / "var" / "models" / "m" / "model.gguf"

@@ -39,7 +39,7 @@ KEYS = {"lab": "key-of-lab", "limited": "key-of-limited"}
 GATEWAYS = ("gw1", "gw2")
 
 
-def until(holds: Callable[[], Any], seconds: float = 15) -> None:
+def until(holds: Callable[[], Any], seconds: float = 40) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"not so after {seconds} s"

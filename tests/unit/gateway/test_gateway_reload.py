@@ -59,14 +59,14 @@ def test_they_are_kept_where_the_reload_brings_a_host_that_sorts_before_others(p
 
 
 def test_a_stream_ends_in_the_old_worker_and_new_requests_go_to_the_new_one(platform, gateway):
-    stream = gateway.begin("/v1/stream/30x0.1")
+    stream = gateway.begin("/v1/stream/60x0.1")
     before = gateway.worker()
     gateway.reload()
     assert gateway.worker() != before
     assert "# old workers" in gateway.master("show proc")
     assert gateway.ask("/v1/models").status == 200
     assert not stream.done()
-    assert stream.result(20).body.count(b"data:") == 30
+    assert stream.result(40).body.count(b"data:") == 60
     until(lambda: " worker " not in gateway.master("show proc").partition("# old workers")[2])
 
 
@@ -78,7 +78,7 @@ def test_no_request_is_lost_over_reloads(platform, gateway):
         gateway.reload()
     statuses += [gateway.ask("/v1/models").status for _ in range(5)]
     assert statuses == [200] * 20
-    assert [each.result(20).body.count(b"data:") for each in begun] == [8] * 4
+    assert [each.result(40).body.count(b"data:") for each in begun] == [8] * 4
 
 
 def test_a_drained_instances_conversations_go_to_the_stand_in_of_its_host_and_no_other_moves(platform, gateway):

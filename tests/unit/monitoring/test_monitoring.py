@@ -106,7 +106,11 @@ def test_arguments_that_systemd_would_change_are_refused(bad: str) -> None:
 def test_exporter_units_restart_on_their_files_and_answer_over_tls() -> None:
     exporter = {"name": "redis", "args": "", "port": "9121", "restart_on": ["/p"]}
     (unit,) = monitoring.exporter_units([exporter], "fd00::1", "/ca", "/cert", "/key")
-    assert unit["restart_on"] == ["/etc/default/prometheus-redis-exporter", "/p"]
+    assert unit["restart_on"] == [
+        "/etc/default/prometheus-redis-exporter",
+        "/usr/bin/prometheus-redis-exporter",
+        "/p",
+    ]
     assert unit["wait_for"] == {"url": "https://[fd00::1]:9121/", "ca": "/ca", "cert": "/cert", "key": "/key"}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from module_utils.devmentor import baseline
 from module_utils.devmentor.baseline import BaselineError, Limits, Measured, judge
@@ -110,7 +111,6 @@ def platform(per_second: float = 10, seconds: float = 0.04, **changed: Any) -> S
     http = 'component="{0}",service="{0}",route="/v1/x",method="POST"'
     shown: Series = {
         **up,
-        gateway("clients", "2xx", "frontend"): rate(per_second),
         gateway("clients", "5xx", "frontend"): rate(0),
         gateway("qwen", "2xx"): rate(per_second),
         gateway("qwen", "5xx"): rate(0),
@@ -179,7 +179,9 @@ def test_errors_at_the_gateway_fail(compare: Any) -> None:
 
 
 def test_one_error_is_not_made_two_by_extrapolation(compare: Any) -> None:
-    found = compare(platform(1) | {gateway("qwen", "5xx"): burst(1, 10)}, "qwen", window_seconds=1)
+    errors = {gateway("qwen", "5xx"): lambda at: 1001 if at >= -10 else 1000}
+    found = compare(platform(1) | errors, "qwen", window_seconds=1)
+    assert 1 < found["measured"]["qwen"]["errors"] < 2
     assert found["window_seconds"] == 3 * SCRAPE
     assert found["result"] == "pass", found["evidence"]
 
@@ -218,6 +220,12 @@ def test_too_little_traffic_is_said_and_does_not_fail(compare: Any) -> None:
 def test_nothing_but_errors_fails_however_few(compare: Any) -> None:
     found = compare(platform(0) | {gateway("qwen", "5xx"): burst(8, 30), gateway("qwen", "2xx"): rate(0)}, "qwen")
     assert found["result"] == "fail"
+
+
+def test_errors_of_the_gateway_itself_fail_without_any_request_to_a_tier(compare: Any) -> None:
+    series = platform(0) | {gateway("clients", "5xx", "frontend"): burst(8, 30)}
+    found = compare(series, "exporters")
+    assert (found["result"], found["measured"]["clients"]["error_ratio"]) == ("fail", 1)
 
 
 def test_a_missing_series_is_unknown(compare: Any) -> None:
@@ -295,7 +303,9 @@ def test_what_cannot_be_asked_is_refused(call: Callable[[], Any], message: str) 
 
 
 def test_every_tier_of_the_rollout_has_measures() -> None:
-    assert all(baseline.measures_of(tier, {}, baseline.MEASURES) for tier in baseline.TIERS)
+    role = Path(__file__).resolve().parents[3] / "roles/rollout/vars/main.yml"
+    for tier in yaml.safe_load(role.read_text())["__rollout_tiers"]:
+        assert baseline.measures_of(tier, {}, baseline.MEASURES)
 
 
 GOOD = Measured(1000, 0, 0.0, 0.2)

@@ -96,6 +96,6 @@ def test_the_file_is_replaced_whole(slices: ModuleType, tmp_path: Path, monkeypa
     monkeypatch.setattr(slices.subprocess, "run", lambda *_, **__: type("Run", (), {"stdout": SHOW})())
     monkeypatch.setattr(slices, "measure", lambda unit: dict.fromkeys(slices.METRICS, 1.0))
     target = tmp_path / "slices.prom"
-    slices.main(str(target))
+    slices.main(str(target), str(tmp_path / "opt"))
     assert target.read_text().count('slice="qwen"') == 4
     assert [path.name for path in tmp_path.iterdir()] == ["slices.prom"]

@@ -26,7 +26,7 @@ _spec.loader.exec_module(rollout)
 
 KEEPERS = ["h1", "h2", "h3"]
 MAJORITIES = [list(some) for size in (2, 3) for some in itertools.combinations(KEEPERS, size)]
-REACHED = st.sets(st.sampled_from(KEEPERS))
+REACHED = st.sampled_from([set(some) for some in MAJORITIES] + [{name} for name in KEEPERS])
 TARGET = {"release": "a1"}
 
 
@@ -79,11 +79,11 @@ def _without_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
-ACTIONS = st.tuples(st.sampled_from(["look", "begin", "step", "step"]), st.sampled_from(["r1", "r2", "r3"]), REACHED)
+ACTIONS = st.tuples(st.sampled_from(["look", "begin", "step", "step"]), st.sampled_from(["r1", "r2"]), REACHED)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(ACTIONS, max_size=25))
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.lists(ACTIONS, min_size=8, max_size=25))
 def test_an_acknowledged_entry_is_never_lost(actions: list[tuple[str, str, set[str]]]) -> None:
     """Without any lock: runs look, begin and write in any order, also those that were taken over."""
     with tempfile.TemporaryDirectory() as directory:
@@ -94,3 +94,9 @@ def test_an_acknowledged_entry_is_never_lost(actions: list[tuple[str, str, set[s
             steps = keepers.newest(majority).get("steps", [])
             have = {(step["host"], step["seq"]) for step in steps}
             assert have >= set(keepers.acknowledged), majority
+        copies: dict[Any, Any] = {}
+        for journal in keepers.journals.values():
+            if found := journal.read():
+                steps = [{**step, "at": ""} for step in found["steps"]]
+                same = copies.setdefault((rollout.place(found), found["writer"]), steps)
+                assert steps == same, "entries of two runs are mixed"

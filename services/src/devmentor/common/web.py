@@ -45,12 +45,14 @@ class RequestMiddleware:
         app: ASGIApp,
         *,
         service: str,
+        readiness: Readiness,
         max_body_bytes: int,
         max_concurrent: int,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self._app = app
         self._service = service
+        self._readiness = readiness
         self._max_body = max_body_bytes
         self._max_concurrent = max_concurrent
         self._body_seconds = body_seconds
@@ -70,7 +72,11 @@ class RequestMiddleware:
             nonlocal status, first_byte
             if message["type"] == "http.response.start":
                 status, first_byte = message["status"], time.monotonic()
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answer = MutableHeaders(scope=message)
+                answer["x-request-id"] = request_id
+                if self._readiness.draining:
+                    # Else a client may send its next request just when we close the idle connection.
+                    answer["connection"] = "close"
             await send(message)
 
         work = scope["path"] not in _OPERATOR_PATHS
@@ -195,6 +201,7 @@ def create_app(
             Middleware(
                 RequestMiddleware,
                 service=service,
+                readiness=readiness,
                 max_body_bytes=max_body_bytes,
                 max_concurrent=max_concurrent,
                 body_seconds=body_seconds,

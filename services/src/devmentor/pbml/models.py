@@ -149,6 +149,12 @@ def watermark_seq(mark: str) -> int | None:
     return int(seq) if where == "pg" else None
 
 
+def spooled_replica(mark: str) -> str | None:
+    """The replica that a watermark "spool:REPLICA:ID" names; None where it is of the ledger."""
+    where, _, rest = mark.partition(":")
+    return rest.partition(":")[0] if where == "spool" else None
+
+
 def spooled_id(mark: str) -> str:
     """The entry's id in a watermark "spool:REPLICA:ID"."""
     return mark.rpartition(":")[2]

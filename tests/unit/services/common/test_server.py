@@ -119,6 +119,7 @@ async def test_lifecycle_under_systemd_and_mutual_tls(running, ca, tmp_path):
         async with httpx.AsyncClient(verify=trusted, base_url=running.url) as other:
             draining = await other.get("/ready")
         assert (draining.status_code, draining.json()["status"]) == (503, "draining")
+        assert draining.headers["connection"] == "close", "clients leave before we close"
         assert (await slow).text == "done"
     assert running.process.wait(10) in (0, -signal.SIGTERM)
 

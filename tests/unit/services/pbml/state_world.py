@@ -1,18 +1,14 @@
-"""A private PostgreSQL 15 with PBML's schema, documents in it, and replicas that follow it."""
+"""A private PostgreSQL with PBML's schema, documents in it, and replicas that follow it."""
 
 import hashlib
-import os
 import random
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import private_postgres
 import psycopg
+from private_postgres import NO_FSYNC, SMALL
 from psycopg import sql
 
 from devmentor.pbml import schema
@@ -26,91 +22,15 @@ from devmentor.pbml.store.acceptance import accept_deletion, accept_document, ac
 from devmentor.pbml.store.chunks import StoredChunk, save_chunks
 from devmentor.pbml.store.versions import Version
 
-BIN = Path("/usr/lib/postgresql/15/bin")
 SRC = Path(__file__).resolve().parents[4] / "services" / "src"
 DIMENSIONS = 8
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Postgres:
-    """One cluster. As root its processes are postgres's: the server refuses to be root's."""
+class Postgres(private_postgres.Postgres):
+    """A small one; with a `base` its standby."""
 
     def __init__(self, base: "Postgres | None" = None) -> None:
-        self.user = "postgres" if os.geteuid() == 0 else None
-        self.home = Path(tempfile.mkdtemp(prefix="state-pg-"))
-        if self.user:
-            shutil.chown(self.home, self.user)
-        self.data, self.port = self.home / "data", free_port()
-        self.running = False
-        if base is None:
-            self._run("initdb", "-D", self.data, "-U", "pbml", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
-        else:
-            copied = [
-                "-D",
-                self.data,
-                "-h",
-                "127.0.0.1",
-                "-p",
-                base.port,
-                "-U",
-                "pbml",
-                "-R",
-                "-c",
-                "fast",
-                "--no-sync",
-            ]
-            self._run("pg_basebackup", *copied)
-        with (self.data / "postgresql.conf").open("a") as conf:
-            conf.write(
-                f"\nport = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n"
-                "max_connections = 60\nshared_buffers = 16MB\nfull_page_writes = off\nfsync = off\n"
-            )
-
-    def _run(self, program: str, *arguments) -> None:
-        done = subprocess.run(
-            [BIN / program, *map(str, arguments)],
-            user=self.user,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, f"{program}: {done.stderr}"
-
-    def start(self) -> None:
-        self._run("pg_ctl", "-D", self.data, "-l", self.home / "log", "-w", "-t", "60", "start")
-        self.running = True
-
-    def stop(self, mode: str = "immediate") -> None:
-        self._run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
-        self.running = False
-
-    def promote(self) -> None:
-        self._run("pg_ctl", "-D", self.data, "-w", "promote")
-
-    def detach(self) -> None:
-        """A standby that gets nothing more from its primary."""
-        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as c:
-            c.execute("ALTER SYSTEM SET primary_conninfo = ''")
-            c.execute("SELECT pg_reload_conf()")
-            while c.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone() != (0,):
-                time.sleep(0.05)
-
-    def conninfo(self, database: str) -> str:
-        return f"host=127.0.0.1 port={self.port} dbname={database} user=pbml connect_timeout=20"
-
-    def remove(self) -> None:
-        if self.running:
-            self.stop()
-        shutil.rmtree(self.home)
+        super().__init__({**SMALL, **NO_FSYNC}, base=base)
 
 
 def settings(conninfo: str, directory: Path | None, **change) -> Settings:

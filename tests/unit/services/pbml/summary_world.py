@@ -1,14 +1,10 @@
-"""What the tests of summaries run against: a private PostgreSQL on a socket, and a pretended engine on loopback."""
+"""What the tests of summaries run against: a private PostgreSQL, and a pretended engine on loopback."""
 
 import asyncio
-import shutil
-import subprocess
-import tempfile
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 
-import pytest
 from aiohttp import web
+from private_postgres import NO_FSYNC, running
 
 from devmentor.pbml import indexes, schema
 from devmentor.pbml.db import Database
@@ -18,36 +14,14 @@ from devmentor.pbml.summaries import Folder
 from devmentor.pbml.tokens import ByteTokenCounter
 
 
-def _programs() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.fail("no PostgreSQL in /usr/lib/postgresql: run tools/bootstrap.sh")
-    return found[-1].parent
-
-
 @contextmanager
-def private_postgres():
+def prepared_postgres():
     """The conninfo of a server of its own, with PBML's schema; gone afterwards."""
-    programs = _programs()
-    base = Path(tempfile.mkdtemp(prefix="pbml-summaries-"))
-    user = {"user": "postgres"} if Path.home() == Path("/root") else {}
-    if user:
-        shutil.chown(base, "postgres")
-    run = {"check": True, "cwd": base, "stdout": subprocess.DEVNULL, **user}
-    options = f"-c listen_addresses= -c unix_socket_directories={base} -c fsync=off -c max_connections=50"
-    control = [programs / "pg_ctl", "-w", "-D", base / "data"]
-    try:
-        subprocess.run([programs / "initdb", "-D", base / "data", "-U", "pbml", "-A", "trust", "--no-sync"], **run)
-        subprocess.run([*control, "-l", base / "log", "-o", options, "start"], **run)
-        try:
-            conninfo = f"host={base} user=pbml dbname=postgres"
-            schema.migrate(conninfo)
-            indexes.ensure(conninfo)
-            yield conninfo
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **run)
-    finally:
-        shutil.rmtree(base)
+    with running({**NO_FSYNC, "max_connections": "50"}, locale=None) as server:
+        conninfo = server.conninfo("postgres")
+        schema.migrate(conninfo)
+        indexes.ensure(conninfo)
+        yield conninfo
 
 
 class PretendedEngine:

@@ -14,14 +14,12 @@ import httpx
 import psycopg
 import pytest
 from psycopg import sql
-from spool_postgres import BIN, Api, Postgres
+from spool_postgres import Api, Postgres
 
 from devmentor.pbml import api, schema
 from devmentor.pbml.commands import CommandFailed
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.spool import commands
-
-pytestmark = pytest.mark.skipif(not BIN.exists(), reason="PostgreSQL 15's server is not installed")
 
 KEY = "a key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}

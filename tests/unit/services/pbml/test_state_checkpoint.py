@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from state_world import BIN, SRC, Ledger, Postgres, Replica, delete, ingest, new_ledger
+from state_world import SRC, Ledger, Postgres, Replica, delete, ingest, new_ledger
 
 from devmentor.pbml.state import checkpoint, place
 from devmentor.pbml.state.entry import Chunk, Entry, Live, chunks_sha256
 from devmentor.pbml.state.file import StateFile
 from devmentor.pbml.state.metrics import CHECKPOINTS
-
-needs_postgres = pytest.mark.skipif(not BIN.exists(), reason="PostgreSQL 15's server is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +156,6 @@ def test_a_damaged_checkpoint_is_passed_over(file, tmp_path, what):
     assert damaged() == before + 1
 
 
-@needs_postgres
 async def test_a_restart_is_from_the_file_a_damaged_one_from_a_checkpoint_and_the_tail(ledger, tmp_path):
     await ledger.do(ingest, "a", "text of a")
     await ledger.do(ingest, "old", "a secret text")
@@ -183,7 +180,6 @@ async def test_a_restart_is_from_the_file_a_damaged_one_from_a_checkpoint_and_th
         assert set(one.bodies()) == {"a", "b"}
 
 
-@needs_postgres
 async def test_a_file_that_is_found_damaged_while_it_is_used_is_replaced(ledger, tmp_path):
     for number in range(50):
         await ledger.do(ingest, f"d{number}", f"text {number} " * 50)
@@ -204,7 +200,6 @@ async def test_a_file_that_is_found_damaged_while_it_is_used_is_replaced(ledger,
         assert one.file.digests() == expected
 
 
-@needs_postgres
 async def test_with_no_whole_checkpoint_all_is_loaded(ledger, tmp_path):
     await ledger.do(ingest, "a", "text of a")
     async with Replica(ledger.conninfo, tmp_path / "one") as one:
@@ -222,7 +217,6 @@ async def test_with_no_whole_checkpoint_all_is_loaded(ledger, tmp_path):
         assert set(one.bodies()) == {"a"}
 
 
-@needs_postgres
 async def test_a_deleted_text_leaves_the_checkpoints_with_the_last_that_had_it(ledger, tmp_path):
     await ledger.do(ingest, "a", "a secret text")
     directory = tmp_path / "one" / place.CHECKPOINTS

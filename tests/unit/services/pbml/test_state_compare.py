@@ -5,13 +5,11 @@ import time
 
 import psycopg
 import pytest
-from state_world import BIN, Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
+from state_world import Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
 
 from devmentor.pbml.state import metrics, source
 from devmentor.pbml.state.entry import NOTHING, exchanged, item
 from devmentor.pbml.store import pins
-
-pytestmark = pytest.mark.skipif(not BIN.exists(), reason="PostgreSQL 15's server is not installed")
 
 
 @pytest.fixture(scope="module")

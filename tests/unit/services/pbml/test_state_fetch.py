@@ -9,14 +9,12 @@ from contextlib import asynccontextmanager
 import httpx
 import psycopg
 import pytest
-from state_world import BIN, Postgres, Replica, accept, delete, ingest, new_ledger, say, settings, vector_of
+from state_world import Postgres, Replica, accept, delete, ingest, new_ledger, say, settings, vector_of
 
 from devmentor.pbml import api
 from devmentor.pbml.api import answers
 from devmentor.pbml.index import IndexUnavailable
 from devmentor.pbml.store import pins
-
-pytestmark = pytest.mark.skipif(not BIN.exists(), reason="PostgreSQL 15's server is not installed")
 
 KEY = "a key"
 AWAY = {"qdrant_urls": "http://127.0.0.1:1", "embedding_urls": "http://127.0.0.1:1", "drain_delay_s": 0}

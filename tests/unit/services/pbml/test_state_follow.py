@@ -2,14 +2,12 @@
 
 import psycopg
 import pytest
-from state_world import BIN, Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
+from state_world import Ledger, Postgres, Replica, accept, delete, go_live, ingest, new_ledger, say
 
 from devmentor.pbml import schema
 from devmentor.pbml.state import published, source
 from devmentor.pbml.store import pins
 from devmentor.pbml.store.generations import shard_of
-
-pytestmark = pytest.mark.skipif(not BIN.exists(), reason="PostgreSQL 15's server is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import psycopg
 import pytest
-from summary_world import private_postgres, world
+from summary_world import prepared_postgres, world
 
 from devmentor.pbml import schema
 from devmentor.pbml.context import ContextService
@@ -22,7 +22,7 @@ from devmentor.pbml.tokens import ByteTokenCounter
 
 @pytest.fixture(scope="module")
 def conninfo():
-    with private_postgres() as made:
+    with prepared_postgres() as made:
         yield made
 
 

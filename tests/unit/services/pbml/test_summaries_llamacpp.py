@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from summary_world import private_postgres, world
+from summary_world import prepared_postgres, world
 
 from devmentor.pbml.summaries.load import LoadUnknown
 from tools.models import write_tiny_qwen
@@ -21,7 +21,7 @@ TALK = {"messages": [{"role": "user", "content": "Talk."}], "max_tokens": 4000, 
 
 @pytest.fixture(scope="module")
 def conninfo():
-    with private_postgres() as made:
+    with prepared_postgres() as made:
         yield made
 
 

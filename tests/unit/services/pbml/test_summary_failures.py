@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from summary_world import private_postgres, world
+from summary_world import prepared_postgres, world
 
 from devmentor.pbml.db import DatabaseUnavailable
 from devmentor.pbml.settings import Settings
@@ -17,7 +17,7 @@ from devmentor.pbml.worker import Worker
 
 @pytest.fixture(scope="module")
 def conninfo():
-    with private_postgres() as made:
+    with prepared_postgres() as made:
         yield made
 
 

@@ -38,8 +38,19 @@ from tests.unit.services.pgagent.pretended_host import (
 )
 
 __all__ = [
-    "ADDRESSES", "CLOCK", "FENCED", "FIRST", "LSN", "NODES", "PretendedTime", "Standby", "Surroundings", "control_data",
-    "promised", "raising", "refused",
+    "ADDRESSES",
+    "CLOCK",
+    "FENCED",
+    "FIRST",
+    "LSN",
+    "NODES",
+    "PretendedTime",
+    "Standby",
+    "Surroundings",
+    "control_data",
+    "promised",
+    "raising",
+    "refused",
 ]
 
 FENCED = 'ANY 1 ("devmentor-fenced")'

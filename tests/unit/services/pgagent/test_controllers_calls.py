@@ -138,7 +138,12 @@ async def test_a_switchover_pauses_demotes_fences_and_resumes(around):
     answer = await around.ask("switchover", {"target": "pg3", "deadline_s": 2})
     assert outcome(answer) == ("done", 2)
     assert [what for _node, what in actions(around)] == [
-        *["checkpoint"] * 2, *["pause"] * 2, "demote", *["fence"] * 2, "lead", *["resume"] * 2,
+        *["checkpoint"] * 2,
+        *["pause"] * 2,
+        "demote",
+        *["fence"] * 2,
+        "lead",
+        *["resume"] * 2,
     ]
     assert answer["rule"] == SECOND.as_dict()
 

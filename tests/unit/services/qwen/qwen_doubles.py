@@ -47,6 +47,7 @@ class Engine:
         self.active = 0
         self.release = asyncio.Event()
         self.context_length = context_length
+        self.pace = 0.0  # seconds before each word of a stream
         self.slots: list[dict[str, Any]] = [{"id": 0, "n_decoded": 0}]
         self.app = web.Application()
         self.app.add_routes(
@@ -127,6 +128,7 @@ class Engine:
             await response.write(b"data: [DONE]\n\n")
             return response
         for number, word in enumerate(WORDS):
+            await asyncio.sleep(self.pace)
             await send([{"index": 0, "delta": {"content": word}, "finish_reason": None}])
             if self.mode == "break" and number == 1:
                 assert request.transport is not None

@@ -141,7 +141,7 @@ class Chunk(BaseModel):
     scores: dict[str, float]
     source: str
     document_id: str
-    version: int
+    version: Annotated[int, Field(description="0 where it is spooled: PostgreSQL gives one at the replay")]
     chunk: int
     first_chunk: int | None = None
     last_chunk: int | None = None

@@ -53,10 +53,11 @@ class Service:
         self.counter = tokens.counter(settings.tokenizer_file, settings.bytes_per_token)
         self.state = Reader(settings.state_dir) if settings.state_dir is not None else None
         parts = (settings, self.database, self.index, self.embedder, self.counter)
+        self.spool = SpooledWrites.of(settings, self.database, self.queue, self.keys.has)
         self.context: ContextService | WithState = ContextService(*parts, self.state)
         if self.state is not None:
-            self.context = WithState(self.context, StateContext(*parts, self.state))
-        self.spool = SpooledWrites.of(settings, self.database, self.queue, self.keys.has)
+            spool = self.spool.spool if self.spool is not None else None
+            self.context = WithState(self.context, StateContext(*parts, self.state, spool))
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:

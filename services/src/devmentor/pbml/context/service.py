@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 
 from prometheus_client import Counter, Histogram
 
-from devmentor.common.errors import ApiError
 from devmentor.pbml.context.fuse import Found, Hit, Piece, fuse, ranked
 from devmentor.pbml.context.passages import beside, fit, take
+from devmentor.pbml.context.reached import not_reached, reached
 from devmentor.pbml.context.retrieve import Sources
 from devmentor.pbml.context.summary import fit_summaries, summary_body
-from devmentor.pbml.db import Connection, Database
+from devmentor.pbml.db import Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
-from devmentor.pbml.models import ContextRequest, spooled_id, watermark_seq
+from devmentor.pbml.models import ContextRequest
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.state.reader import Reader
-from devmentor.pbml.store import generations, ledger, maintenance, pins, spooled, summaries
+from devmentor.pbml.store import generations, ledger, maintenance, pins, summaries
 from devmentor.pbml.store.ledger import Missing, Pending, Turn
 from devmentor.pbml.store.pins import Pin
 from devmentor.pbml.store.summaries import Summary
@@ -108,15 +108,9 @@ class ContextService:
             pending: list[Pending] = []
             seq: int | None = None
             if request.watermark is not None:
-                seq = await _reached(c, tenant, request.watermark)
+                seq = await reached(c, tenant, request.watermark)
                 if seq is None:
-                    raise ApiError(
-                        409,
-                        "watermark_not_reached",
-                        "this replica's ledger does not hold the watermark (yet)",
-                        param="watermark",
-                        headers={"Retry-After": "1"},
-                    )
+                    raise not_reached(request.watermark, "the ledger")
                 pending = await ledger.pending_versions(
                     c, tenant, seq, conversation, request.filters.document_ids, self._s.fetch_pending_documents
                 )
@@ -258,14 +252,6 @@ def fit_turns(newest_first: list[Turn], budget: int, counter: TokenCounter) -> t
         kept.append(turn)
         spent += cost
     return kept[::-1], spent
-
-
-async def _reached(c: Connection, tenant: str, mark: str) -> int | None:
-    """The watermark's seq; None where the ledger does not hold it, or the replica that it names has not replayed it."""
-    seq = watermark_seq(mark)
-    if seq is None:
-        return await spooled.seq_of(c, tenant, spooled_id(mark))
-    return seq if await ledger.watermark_exists(c, tenant, seq) else None
 
 
 def _observe(stage: str, start: float) -> None:

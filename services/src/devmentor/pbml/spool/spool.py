@@ -44,6 +44,11 @@ class Kept:
     durable: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     replayed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def readable(self) -> bool:
+        """Acknowledged, and not set aside."""
+        return self.durable.done() and self.parked is None
+
     def response(self) -> dict[str, object]:
         """The acknowledgement's body."""
         return spooled_response(self.kind, self.watermark, self.document_id)
@@ -169,6 +174,15 @@ class Spool:
     def find(self, entry_id: str) -> Kept | None:
         """An entry that is here."""
         return self._entries.get(entry_id)
+
+    def waiting_until(self, last: Kept) -> list[Kept]:
+        """The same tenant's entries that wait and were acknowledged no later than this one, newest first."""
+        found = [
+            kept
+            for kept in self._entries.values()
+            if kept.tenant == last.tenant and kept.readable and kept.accepted_us <= last.accepted_us
+        ]
+        return found[::-1]
 
     def saw(self, committed_at: datetime) -> None:
         """A commit of PostgreSQL, by its clock: what is accepted here later is later, whatever our clock says."""

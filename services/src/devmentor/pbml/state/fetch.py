@@ -9,17 +9,22 @@ from typing import Any, TypeVar
 
 from devmentor.common.errors import ApiError
 from devmentor.pbml.context.fuse import Found
+from devmentor.pbml.context.reached import not_reached
 from devmentor.pbml.context.retrieve import Sources, piece
 from devmentor.pbml.context.service import DEGRADED, ContextService, _State
 from devmentor.pbml.db import Database, DatabaseUnavailable
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
-from devmentor.pbml.models import ContextRequest, watermark_seq
+from devmentor.pbml.models import ContextRequest, spooled_id, watermark_seq
 from devmentor.pbml.preprocess import words
 from devmentor.pbml.settings import Settings
+from devmentor.pbml.spool.shown import NEWEST, UNNUMBERED, Shown, up_to
+from devmentor.pbml.spool.spool import Spool
+from devmentor.pbml.spool.store import SpoolUnusable
 from devmentor.pbml.state.metrics import FETCHES
 from devmentor.pbml.state.reader import Reader, Scope, StateAway, View
 from devmentor.pbml.store.chunks import LiveChunk
+from devmentor.pbml.store.ledger import Missing
 from devmentor.pbml.tokens import TokenCounter
 
 log = logging.getLogger(__name__)
@@ -28,6 +33,8 @@ PART = "postgres"
 """What a degraded answer of the state is without."""
 
 _AWAY_S = 2.0
+_ALL = 2**63 - 1
+_NOTHING = Shown((), Missing(0, 0))
 
 T = TypeVar("T")
 
@@ -80,9 +87,11 @@ class StateContext(ContextService):
         embedder: Embedder,
         counter: TokenCounter,
         reader: Reader,
+        spool: Spool | None = None,
     ) -> None:
         super().__init__(settings, database, index, embedder, counter)
         self._reader = reader
+        self._spool = spool
         self._sources = StateSources(settings, database, index, embedder, reader)
 
     async def fetch(self, tenant: str, request: ContextRequest) -> dict[str, Any]:
@@ -90,6 +99,9 @@ class StateContext(ContextService):
         body = await super().fetch(tenant, request)
         if not body["degraded"]:
             body["context_version"] += ".degraded"
+        for chunk in body["chunks"]:
+            if chunk["version"] == NEWEST:
+                chunk["version"] = UNNUMBERED
         body["degraded"] = True
         body["degraded_parts"] = sorted({PART, *body.get("degraded_parts", ())})
         DEGRADED.labels(PART).inc()
@@ -97,40 +109,59 @@ class StateContext(ContextService):
         return body
 
     async def _read_state(self, tenant: str, request: ContextRequest) -> _State:
-        return await read(self._reader, lambda view: self._state_in(view, tenant, request), self._s.fetch_timeout_s)
+        mark = request.watermark
+        seq = watermark_seq(mark) if mark is not None else None
+        shown = await self._spooled(tenant, request, mark) if mark is not None and seq is None else None
 
-    def _state_in(self, view: View, tenant: str, request: ContextRequest) -> _State:
-        asked = scope_of(tenant, request)
-        seq = None
-        if request.watermark is not None:
-            seq = watermark_seq(request.watermark)
-            # A watermark of a spool has no seq before it is replayed: no state can have come to it.
-            if seq is None or not view.reached(tenant, seq):
-                raise ApiError(
-                    409,
-                    "watermark_not_reached",
-                    "PostgreSQL is away and this replica's state has not come to the watermark; another one's may have",
-                    param="watermark",
-                    headers={"Retry-After": "1"},
-                )
-        pending = view.pending(asked, seq, self._s.fetch_pending_documents) if seq is not None else []
+        def work(view: View) -> _State:
+            if mark is not None and seq is not None and not view.reached(tenant, seq):
+                raise not_reached(mark, "PostgreSQL is away, and this replica's state")
+            return self._state_in(view, tenant, request, _ALL if shown is not None else seq, shown or _NOTHING)
+
+        return await read(self._reader, work, self._s.fetch_timeout_s)
+
+    async def _spooled(self, tenant: str, request: ContextRequest, mark: str) -> Shown:
+        """What this replica's spool has up to one of its watermarks. ApiError 409 where it has not that one."""
+        kept = self._spool.find(spooled_id(mark)) if self._spool is not None else None
+        if self._spool is None or kept is None or kept.tenant != tenant or not kept.readable:
+            raise not_reached(mark, "PostgreSQL is away, and this replica's spool")
+        try:
+            return await up_to(
+                self._spool,
+                kept,
+                request.conversation_id,
+                request.filters.document_ids,
+                max(self._s.fetch_pending_documents, self._s.fetch_turns),
+            )
+        except SpoolUnusable as error:
+            raise StateAway(f"the spool: {error}") from error
+
+    def _state_in(self, view: View, tenant: str, request: ContextRequest, up_to: int | None, spooled: Shown) -> _State:
+        """What the state has, up to a number for what is not live, below what waits in the spool."""
+        asked, most = scope_of(tenant, request), self._s.fetch_pending_documents
+        about = view.about(tenant)
+        newer = spooled.pending(about.at * 1e6)
+        replaced = {p.document_id for p in newer if p.version == NEWEST}
+        waiting = view.pending(asked, up_to, most) if up_to is not None else []
         turns = (
             view.turns(tenant, request.conversation_id, self._s.fetch_turns)
             if request.conversation_id is not None and self._s.fetch_turns
             else []
         )
-        served = [*(p.seq for p in pending), *(turn.seq for turn in turns)]
-        about = view.about(tenant)
-        # Only a state with the same snapshot has the same material for certain.
-        named = hashlib.sha256(f"{about.snapshot}\n{about.digest}".encode()).digest()
+        pending = [*newer, *(p for p in waiting if p.document_id not in replaced)]
+        served = [*(p.seq for p in waiting), *(turn.seq for turn in turns)]
+        missing = view.missing(asked, up_to if up_to != _ALL else None, served)
+        # Only a state with the same snapshot, and the same entries above it, has the same material for certain.
+        entries = "".join(f"\n{kept.entry_id}" for kept, _entry in spooled.entries)
+        named = hashlib.sha256(f"{about.snapshot}\n{about.digest}{entries}".encode()).digest()
         return _State(
             documents_generation=int.from_bytes(named[:6], "big"),
             conversation_generation=0,
             pins=view.pins(tenant, request.conversation_id),
-            turns=turns,
+            turns=[*spooled.turns(), *turns][: self._s.fetch_turns],
             summaries=[],
             pending=pending,
-            missing=view.missing(asked, seq, served),
+            missing=Missing(missing.failed + spooled.missing.failed, missing.unindexed + spooled.missing.unindexed),
             index_incomplete=False,
         )
 
