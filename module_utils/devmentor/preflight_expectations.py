@@ -32,6 +32,8 @@ def listeners(values: c.Mapping[str, Any], groups: c.Collection[str]) -> dict[st
     for name, engine in (values.get("llamacpp_instances") or {}).items():
         if isinstance(engine, c.Mapping) and "port" in engine and set(engine.get("groups", ())) & set(groups):
             found[f"{engine['port']}/tcp"] = f"llamacpp_{name}"
+            if engine.get("surge_port"):
+                found[f"{engine['surge_port']}/tcp"] = f"llamacpp_{name}_surge"
     if "vllm" in groups and "vllm" in table:
         found[f"{table['vllm']}/tcp"] = "vllm"
     return found
