@@ -18,7 +18,9 @@ options:
     required: true
   document: {description: The journal for V(write)., type: dict, default: {}}
   run:
-    description: The run that writes, for V(step) and V(finish); the journal must be the one that it has put in place.
+    description:
+      - The run that writes, for V(step) and V(finish); the journal must be the one that it has put in place.
+      - This keeper must have granted it the lock, for V(write) too, and for V(read) where a run is given.
     type: str
     default: ''
   seq: {description: The number of the entry for V(step) and V(finish)., type: int, default: 0}
@@ -65,7 +67,7 @@ def main():
         supports_check_mode=True,
     )
     given, check = module.params, module.check_mode
-    journal = Journal(Path(given["directory"]))
+    journal = Journal(Path(given["directory"]), locked=True)
     try:
         if given["action"] == "write":
             changed, document = journal.write(given["document"], check)
@@ -74,6 +76,8 @@ def main():
         elif given["action"] == "finish":
             changed, document = journal.finish(given["run"], given["seq"], given["state"], check)
         else:
+            if given["run"]:
+                journal.must_hold(given["run"])
             changed, document = False, journal.read()
     except (RolloutError, OSError) as error:
         module.fail_json(msg=str(error))

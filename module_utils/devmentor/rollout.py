@@ -164,11 +164,13 @@ class Journal:
 
     The newest copy is the one with the highest (term, seq): `term` counts the runs that have begun or resumed a roll,
     `seq` the entries. The caller gives both, so that all copies agree. `writer` is the run of the term: entries of
-    another one are refused, so a run whose lock was taken over can write nothing any more.
+    another one are refused. With `locked`, a keeper takes writes from the run that has its lock and from nobody else:
+    a majority that has granted the lock to the next run takes nothing more from the one before.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, locked: bool = False) -> None:
         self._directory = directory
+        self._locked = locked
         self._path = directory / "journal.json"
 
     def read(self) -> Document:
@@ -184,6 +186,16 @@ class Journal:
             raise RolloutError(f"{self._path} is no journal ({', '.join(wrong) or 'steps'}). Remedy: {remedy}")
         return document
 
+    def must_hold(self, run: str) -> None:
+        """Raises RolloutError where this keeper has not granted its lock to the run."""
+        seen = Lock(self._directory).show(run)
+        if self._locked and not seen["mine"]:
+            raise RolloutError(
+                f"{self._path} is written by the run that has the lock beside it, {seen['run'] or 'none'}, "
+                f"not by {run}. "
+                "Remedy: let that one end, then run again."
+            )
+
     def write(self, document: Mapping[str, Any], check: bool = False) -> tuple[bool, Document]:
         """Puts a whole, newer journal in place: one that begins, or the newest for a keeper that was away.
 
@@ -193,6 +205,7 @@ class Journal:
         """
         want = _bounded(document)
         with _alone(self._directory, check):
+            self.must_hold(str(want.get("writer", want["run"])))
             have = self.read()
             if have == want:
                 return False, have
@@ -251,6 +264,7 @@ class Journal:
 
     def _of(self, run: str) -> Document:
         """The journal, which must be this run's to write."""
+        self.must_hold(run)
         document = self.read()
         if not document:
             raise RolloutError(f"{self._path} is not there: the roll was not begun on this keeper. Remedy: run again.")

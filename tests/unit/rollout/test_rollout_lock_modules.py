@@ -33,6 +33,10 @@ def test_journal(run_module: Run, tmp_path: Path) -> None:
         return run_module("rollout_journal", action=action, directory=str(tmp_path / "d"), **more)
 
     assert ask("read") == {"failed": False, "changed": False, "journal": {}}
+    assert "the run that has the lock beside it, none, not by r1" in ask("write", document=DOCUMENT)["msg"]
+    run_module("rollout_lock", action="acquire", run="r1", owner="anna@c1", directory=str(tmp_path / "d"))
+    assert ask("read", run="r9")["failed"]
+    assert ask("read", run="r1")["journal"] == {}
     assert ask("write", document=DOCUMENT)["changed"]
     entry = {"tier": "qwen", "host": "h1", "phase": "done"}
     assert ask("step", run="r1", seq=2, step=entry, check=True)["journal"]["seq"] == 2
