@@ -31,7 +31,8 @@ description:
 options:
   report_dir:
     description: Where reports are written. Empty is C(.cache/reports) of the checkout.
-    type: path
+    # Not `path`: that would make the directory of the run of an empty one.
+    type: str
     default: ''
     env: [{name: DEVMENTOR_REPORT_DIR}]
     ini: [{section: callback_phases, key: report_dir}]
@@ -143,7 +144,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def _write(self, record: RunRecord, state: str) -> None:
         """A report that cannot be written is said, and is no reason to fail a run."""
-        directory = pathlib.Path(self.get_option("report_dir") or CHECKOUT / ".cache" / "reports")
+        directory = pathlib.Path(self.get_option("report_dir") or CHECKOUT / ".cache" / "reports").expanduser()
         try:
             path = write(self._redactor().all(record.document(state)), directory, int(self.get_option("report_keep")))
         except OSError as error:

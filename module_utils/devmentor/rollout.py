@@ -237,9 +237,7 @@ class Journal:
             self._follows(document, seq)
             document["steps"].append({**record, "at": _now()})
             document["seq"] = seq
-            # A host that went back after a failure leaves the roll failed.
-            phase = str(step.get("phase"))
-            document["state"] = {"failed": "failed", "went_back": document["state"]}.get(phase, "running")
+            document["state"] = _state_after(document)
             if not check:
                 _put(self._path, document)
             return True, document
@@ -301,6 +299,16 @@ def turns_left(document: Mapping[str, Any]) -> list[str]:
     """The turns that were begun and have not ended, each as "tier on host"."""
     last = {(step.get("tier"), step.get("host")): step.get("phase") for step in document["steps"]}
     return [f"{tier} on {host}" for (tier, host), phase in last.items() if phase not in ENDED]
+
+
+def _state_after(document: Mapping[str, Any]) -> str:
+    """A host that went back after a failure leaves the roll failed. An update of which every host went back is taken
+    back as a whole: another one may begin."""
+    last = {(step.get("tier"), step.get("host")): step.get("phase") for step in document["steps"]}
+    newest = document["steps"][-1].get("phase")
+    if newest == "went_back" and document["kind"] == "update" and set(last.values()) == {"went_back"}:
+        return "rolled_back"
+    return {"failed": "failed", "went_back": str(document["state"])}.get(str(newest), "running")
 
 
 def _bounded_step(step: Mapping[str, Any]) -> Document:

@@ -60,8 +60,9 @@ def test_a_roll_from_its_first_entry_to_its_last(journal: Journal, directory: Pa
 
 def test_states_follow_the_phases(journal: Journal) -> None:
     journal.write(begin())
+    journal.step("r1", 2, turn("done", "h0"))
     states = []
-    for seq, phase in enumerate(("began", "failed", "went_back", "began"), start=2):
+    for seq, phase in enumerate(("began", "failed", "went_back", "began"), start=3):
         states.append(journal.step("r1", seq, turn(phase))[1]["state"])
     assert states == ["running", "failed", "failed", "running"]
 
@@ -228,3 +229,14 @@ def test_the_journal_is_whole_and_nothing_acknowledged_is_lost_after_kill_9(dire
     assert written > 100
     Journal(directory).write(begin("last", (10**6, written), kind="rollback"))
     assert list(directory.glob(".new-*")) == [], "what was left half written is cleared away"
+
+
+def test_an_update_that_every_host_went_back_from_is_taken_back(journal: Journal) -> None:
+    journal.write(begin())
+    journal.step("r1", 2, turn("failed", "h1"))
+    assert journal.step("r1", 3, turn("went_back", "h1"))[1]["state"] == "rolled_back"
+    # A mended one may begin, and where another host has the new release already it may not.
+    journal.write(begin("r2", (1, 3)))
+    journal.step("r2", 5, turn("done", "h1"))
+    journal.step("r2", 6, turn("failed", "h2"))
+    assert journal.step("r2", 7, turn("went_back", "h2"))[1]["state"] == "failed"
