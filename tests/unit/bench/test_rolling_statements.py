@@ -25,6 +25,7 @@ def test_clients_keep_their_rate_and_every_acknowledged_row_is_found() -> None:
         conninfo = made.conninfo()
         own.execute(MAKE_TABLE.format(table=TABLE))
         connect = {**psycopg.conninfo.conninfo_to_dict(conninfo), "dbname": "postgres"}
+        del connect["connect_timeout"]  # the client has its own
         clients = [
             {"kind": "writer", "name": "w0", "connect": connect, "rate": 10},
             {"kind": "reader", "name": "r0", "reads": "w0", "connect": connect, "rate": 10},
