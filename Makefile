@@ -17,7 +17,7 @@ comma := ,
 vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FILE=$(INVENTORY)/.vault-password)
 play = $(vault) ansible-playbook -i $(INVENTORY)
 
-.PHONY: help venv lab lab-up lab-down lab-status site verify preflight pg-status secrets models ask \
+.PHONY: help venv lab lab-up lab-down lab-status site roll verify preflight pg-status secrets models ask \
 	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
 	chaos-pbml chaos-qwen vm-postgres bench-failover bench-semantic-cache bench-qwen bench-qwen-memory bench-affinity \
 	bench-pbml bench-pbml-short fuzz-pbml bench-rolling chaos-rollout clean
@@ -51,6 +51,9 @@ preflight: venv ## checks inventory, variables and hosts; changes nothing
 
 site: venv ## deploys INVENTORY; ARGS="--check --diff", "--limit lab3", "--tags qdrant"
 	@$(play) playbooks/site.yml $(ARGS)
+
+roll: venv ## rolling update of TIER=all: the plan with ARGS=--check, one host with ARGS="-e host=lab2"
+	@$(play) playbooks/rolling_update.yml -e tier=$(or $(TIER),all) $(ARGS)
 
 verify: venv ## asks every tier for real work and prints a table
 	@$(play) playbooks/verify.yml $(ARGS)
