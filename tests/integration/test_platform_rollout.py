@@ -160,11 +160,11 @@ def test_a_roll_is_refused_while_another_has_the_lock(deployed: Path) -> None:
     lock = json.dumps({"run": "20260101T000000-abcdef", "owner": "anna@control1", "at": ""})
     for host in QWEN:
         on(deployed, host, "sh", "-c", f"echo '{lock}' > {LOCK}").require()
-    refused = playbook("restart", deployed, "-e", "tier=cache")
+    refused = playbook("restart", deployed, "-e", "tier=gateway")
     assert refused.status != 0
     assert "20260101T000000-abcdef of anna@control1" in refused.output
     assert "-e rollout_take_over=20260101T000000-abcdef" in refused.output
-    taken = playbook("restart", deployed, "-e", "tier=cache", "-e", "rollout_take_over=20260101T000000-abcdef")
+    taken = playbook("restart", deployed, "-e", "tier=gateway", "-e", "rollout_take_over=20260101T000000-abcdef")
     assert taken.require().changed()
 
 
