@@ -41,12 +41,21 @@ import json
 import os
 import pwd
 import subprocess
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.devmentor.postgres import PostgresError
 from ansible.module_utils.devmentor.postgres_backup import BACKUP, plan_stanza
 
 ASK = "SELECT pg_is_in_recovery() || ' ' || system_identifier FROM pg_control_system()"
+# pgBackRest's exit status where another of its processes has the stanza's lock.
+LOCK_NOT_HAD = 50
+LOCK_SECONDS = 60
+LOCK_PAUSE_SECONDS = 1
+
+
+class Busy(PostgresError):
+    """Another pgBackRest process has the lock."""
 
 
 class Repository:
@@ -63,11 +72,20 @@ class Repository:
         )
         if done.returncode != 0:
             text = (done.stderr.strip() + "\n" + done.stdout.strip()).strip()[-2000:]
-            raise PostgresError(f"{' '.join(command)} failed with {done.returncode}: {text}")
+            error = Busy if done.returncode == LOCK_NOT_HAD else PostgresError
+            raise error(f"{' '.join(command)} failed with {done.returncode}: {text}")
         return done.stdout
 
     def pgbackrest(self, *words, timeout=None):
-        return self.run(["pgbackrest", f"--stanza={self.params['stanza']}", *words], timeout)
+        """The server pushes its first segments meanwhile, with the lock that we need: it is asked for again."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return self.run(["pgbackrest", f"--stanza={self.params['stanza']}", *words], timeout)
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_PAUSE_SECONDS)
 
     def server(self):
         command = ["psql", "-XAtq", "-p", str(self.params["port"]), "-c", ASK, "postgres"]

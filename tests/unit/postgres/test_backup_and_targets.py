@@ -53,6 +53,26 @@ def checked(monkeypatch):
     return run
 
 
+def test_a_lock_that_an_archive_push_has_is_asked_for_again(checked, monkeypatch):
+    module, tries = checked.module, []
+    monkeypatch.setattr(module, "LOCK_PAUSE_SECONDS", 0)
+
+    def run(self, command, timeout=None):
+        tries.append(command[-1])
+        if len(tries) < 3:
+            raise module.Busy("failed with 50")
+        return "done"
+
+    monkeypatch.setattr(module.Repository, "run", run)
+    repository = module.Repository({"stanza": "main"})
+    assert repository.pgbackrest("stanza-create") == "done"
+    assert tries == ["stanza-create"] * 3
+    monkeypatch.setattr(module, "LOCK_SECONDS", -1)
+    tries.clear()
+    with pytest.raises(module.PostgresError, match="50"):
+        repository.pgbackrest("stanza-create")
+
+
 def test_a_check_run_says_what_a_run_would_refuse(checked):
     with pytest.raises(checked.module.PostgresError, match="another database"):
         checked((True, "88"), info())
