@@ -61,7 +61,7 @@ def rollout_steps(
     tiers: the role's table. live: hosts that are not offline. changes: host -> tier -> tasks that a check run said
     would change something. last: tier -> the host that goes last (the leader). A host that an open journal has begun
     and not ended is done again, changes or not. Restarts take every host that the journal has not ended, rollbacks
-    those that the last update has touched.
+    those that the last update has touched. Raises AnsibleFilterError for a rollback of what has no releases.
     """
     open_journal = journal.get("state") in ("running", "failed")
     records = last_records(journal)
@@ -82,6 +82,13 @@ def rollout_steps(
             elif verb == "rollback":
                 touched = bool(record) and journal.get("kind") != "restart" and record.get("phase") != "went_back"
                 wanted = ["go back"] if touched else []
+                if touched and "app" not in entry:
+                    raise AnsibleFilterError(
+                        f"{tier} on {host} has no release to go back to, as only our services have. Nothing "
+                        "was changed. Remedy: give the inventory the version that it had (devmentor_package_versions, "
+                        "artifacts.yml) and run rolling_update.yml with "
+                        f"-e rollout_abandon={journal['run']}; the others go back with -e tier=..."
+                    )
             if wanted or interrupted:
                 of_tier.append(
                     {
@@ -92,7 +99,6 @@ def rollout_steps(
                         "changes": wanted,
                         "canary": not of_tier,
                         "interrupted": interrupted,
-                        "alone": len(hosts_of(entry["group"], groups)) == 1,
                     }
                 )
         steps += of_tier

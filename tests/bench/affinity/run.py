@@ -26,12 +26,12 @@ import httpx
 from lab.errors import LabError
 from tests.bench.affinity import report
 from tests.bench.affinity.conversations import ARMS, Conversation, Turn, counts
+from tests.chaos.campaign import INVENTORY, have
 from tests.chaos.postgres.agents import port
 from tests.chaos.postgres.run import commit
 from tests.chaos.qwen.client import connection, parsed
 from tests.chaos.qwen.deployed import PROBE_S, Deployed, inside
 from tests.chaos.qwen.rounds import NotWhole, require_whole
-from tests.chaos.qwen.run import INVENTORY, have
 from tools import ask
 from tools.inventory_vars import InventoryError
 from tools.runs import RunError, lab, load_average

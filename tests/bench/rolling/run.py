@@ -22,10 +22,10 @@ from typing import Any
 from lab.errors import LabError
 from tests.bench.rolling import newer, records, report, serving
 from tests.bench.rolling.load import Load, Result, add_rates, rates_of, summary_lines, write
+from tests.chaos.campaign import INVENTORY, have
 from tests.chaos.postgres.run import commit
 from tests.chaos.qwen.deployed import Deployed
 from tests.chaos.qwen.rounds import NotWhole, require_whole
-from tests.chaos.qwen.run import INVENTORY, have
 from tools import ask
 from tools.inventory_vars import InventoryError
 from tools.runs import ROOT, Run, RunError, lab, playbook_file

@@ -9,26 +9,17 @@ run goes on where it was. Exits 1 where there is a finding.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
-from tests.bench.rolling.load import add_rates, rates_of
-from tests.chaos.postgres.run import commit
-from tests.chaos.qwen.rounds import NotWhole
-from tests.chaos.qwen.run import EVIDENCE, INVENTORY, have, known, save
+from tests.bench.rolling.load import Rates, add_rates, rates_of
+from tests.chaos import campaign
+from tests.chaos.qwen.deployed import Deployed
 from tests.chaos.rollout import report
 from tests.chaos.rollout.faults import FAULTS
 from tests.chaos.rollout.rounds import play
-from tools import ask
-from tools.inventory_vars import InventoryError
-from tools.runs import RunError, lab
-
-
-def identity(entry: dict[str, Any]) -> tuple[str, int, int]:
-    return entry["fault"], entry["seed"], entry["round"]
 
 
 def line(entry: dict[str, Any]) -> str:
@@ -40,51 +31,18 @@ def line(entry: dict[str, Any]) -> str:
     )
 
 
+def one(rates: Rates, deployed: Deployed, name: str, seed: int, number: int, evidence: Path) -> dict[str, Any]:
+    return play(deployed, FAULTS[name], seed, number, rates, evidence)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="chaos-rollout", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fault", default="all", help=f"names separated by commas: {', '.join(FAULTS)}")
-    parser.add_argument("--inventory", type=Path, default=INVENTORY)
-    parser.add_argument("--keep", action="store_true", help="use the running lab as it is; leave it up at the end")
-    parser.add_argument("--only-look", action="store_true", help="leave docs/rollout-chaos.md alone")
+    parser = campaign.arguments_parser("chaos-rollout", __doc__ or "", FAULTS, report.PAGE)
     add_rates(parser)
     options = parser.parse_args(arguments)
-    names = list(FAULTS) if options.fault in ("all", "") else options.fault.split(",")
-    if unknown := sorted(set(names) - set(FAULTS)):
-        parser.error(f"unknown fault {', '.join(unknown)}; known: {', '.join(FAULTS)}")
-    inventory, version = options.inventory.resolve(), commit()
-    done = known(report.RESULT, version)
-    clean = {identity(each) for each in done if not each["problems"]}
-    every = [(name, number) for number in range(1, options.rounds + 1) for name in names]
-    wanted = [(name, number) for name, number in every if (name, options.seed, number) not in clean]
-    print(f"{version}: {len(wanted)} of {len(every)} rounds to do, seed {options.seed}", flush=True)
-    if not wanted:
-        return 0
-    findings = 0
-    try:
-        deployed = have(inventory, options.keep)
-        for name, number in wanted:
-            evidence = EVIDENCE / f"rollout-{name}-{options.seed}-{number}"
-            result = play(deployed, FAULTS[name], options.seed, number, rates_of(options), evidence)
-            entry = {"commit": version, **result}
-            done = [each for each in done if identity(each) != identity(entry)] + [entry]
-            save(report.RESULT, done)
-            print(line(entry), flush=True)
-            findings += len(entry["problems"])
-            for problem in entry["problems"][:10]:
-                print(f"    {problem}", flush=True)
-            if entry["problems"]:
-                print(f"    requests, rolls and logs: {evidence}", flush=True)
-        if not options.only_look:
-            report.write(report.RESULT)
-    except (NotWhole, RunError, LabError, ask.AskError, InventoryError) as error:
-        print(f"chaos-rollout: {error}", file=sys.stderr)
-        return 1
-    finally:
-        if not options.keep:
-            lab(inventory, "down").require()
-    return 1 if findings else 0
+    names = campaign.wanted_faults(parser, options.fault, FAULTS)
+    return campaign.Campaign(
+        "rollout", report.RESULT, partial(one, rates_of(options)), line, report.write
+    ).run(options, names)
 
 
 if __name__ == "__main__":

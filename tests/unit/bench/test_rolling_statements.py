@@ -14,14 +14,14 @@ from tests.bench.rolling import statements
 from tests.bench.rolling.records import SQL_READ, SQL_WRITE
 from tests.chaos.postgres.attempts import parse
 from tests.chaos.postgres.cluster import MAKE_TABLE
-from tests.unit.services.pbml.private_postgres import running
+from tests.unit.services.pbml.private_postgres import Postgres
 
 ROOT = Path(__file__).parents[3]
 TABLE = "public.rolling_rows"
 
 
 def test_clients_keep_their_rate_and_every_acknowledged_row_is_found() -> None:
-    with running(locale=None) as made, psycopg.connect(f"{made.conninfo()} dbname=postgres", autocommit=True) as own:
+    with Postgres(locale=None) as made, psycopg.connect(f"{made.conninfo()} dbname=postgres", autocommit=True) as own:
         conninfo = made.conninfo()
         own.execute(MAKE_TABLE.format(table=TABLE))
         connect = {**psycopg.conninfo.conninfo_to_dict(conninfo), "dbname": "postgres"}

@@ -1,6 +1,5 @@
 """What `make chaos-qwen` reads of the hosts, what it does to processes, and what it writes."""
 
-import json
 import random
 import subprocess
 import sys
@@ -156,14 +155,6 @@ def test_the_page_says_what_the_checker_allows() -> None:
     assert between == report.expectations(), "run `python -m tests.chaos.qwen.report`"
     assert all(f"`{name}`" in between for name in EXPECTED)
     assert "| `none`: what it is | 1 | 100 | 98 |" in report.written(page, [entry("none")])
-
-
-def test_rounds_of_another_commit_are_not_kept(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    run.save(path, [entry("none"), entry("postgres", commit="abc+"), entry("none", commit="def")])
-    assert [each["commit"] for each in run.known(path, "abc")] == ["abc", "abc+"]
-    assert run.known(tmp_path / "none.json", "abc") == []
-    assert json.loads(path.read_text())["rounds"][0]["fault"] == "none"
 
 
 def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ _spec.loader.exec_module(plan)
 
 TIERS: dict[str, dict[str, Any]] = {
     "postgres": {"group": "postgres", "mode": "one_out", "impact": "a moment", "roles": ["postgres"]},
-    "qwen": {"group": ["qwen", "qwen_standby"], "mode": "slot", "impact": "none", "roles": ["qwen"]},
+    "qwen": {"group": ["qwen", "qwen_standby"], "mode": "slot", "impact": "none", "roles": ["qwen"], "app": "qwen"},
 }
 GROUPS = {"postgres": ["h1", "h2", "h3"], "qwen": ["h1", "h2"], "qwen_standby": ["h9"], "offline": ["h9"]}
 LIVE = ["h1", "h2", "h3"]
@@ -85,6 +85,12 @@ def test_a_rollback_takes_back_what_was_touched() -> None:
     assert steps("rollback", changes={}, journal=journal) == [("qwen", "h1")]
     assert steps("rollback", changes={}, journal={**journal, "state": "finished"}) == [("qwen", "h1")]
     assert steps("rollback", changes={}, journal={**journal, "kind": "restart", "state": "finished"}) == []
+
+
+def test_what_has_no_releases_is_not_said_to_go_back() -> None:
+    journal = {"run": "r1", "kind": "update", "state": "failed", "steps": [record("postgres", "h2", "done")]}
+    with pytest.raises(AnsibleFilterError, match=r"postgres on h2 has no release.*rollout_abandon=r1"):
+        steps("rollback", changes={}, journal=journal)
 
 
 def test_leaders_are_found_in_what_hosts_said() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from private_postgres import running
+from private_postgres import Postgres
 
 from devmentor.pbml import counting, indexes, schema
 
@@ -12,7 +12,7 @@ from devmentor.pbml import counting, indexes, schema
 @contextmanager
 def server() -> Iterator[str]:
     """The conninfo of a server that forgets everything at the end; the test fails where none is installed."""
-    with running(locale=None) as made:
+    with Postgres(locale=None) as made:
         yield made.conninfo()
 
 

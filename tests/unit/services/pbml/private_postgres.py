@@ -6,9 +6,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import psycopg
 import pytest
@@ -81,6 +81,18 @@ class Postgres:
         )
         assert done.returncode == 0, f"{program}: {done.stderr}"
 
+    def __enter__(self) -> Self:
+        """Started; removed at the end."""
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
     def start(self) -> None:
         self._run("pg_ctl", "-D", self.data, "-l", self.home / "log", "-w", "-t", "60", "start")
         self.running = True
@@ -109,14 +121,3 @@ class Postgres:
         if self.running:
             self.stop()
         shutil.rmtree(self.home)
-
-
-@contextmanager
-def running(settings: Mapping[str, str] = NO_FSYNC, *, locale: str | None = "C") -> Iterator[Postgres]:
-    """A server that forgets everything at the end."""
-    server = Postgres(settings, locale=locale)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
-from private_postgres import NO_FSYNC, running
+from private_postgres import NO_FSYNC, Postgres
 
 from devmentor.pbml import indexes, schema
 from devmentor.pbml.db import Database
@@ -17,7 +17,7 @@ from devmentor.pbml.tokens import ByteTokenCounter
 @contextmanager
 def prepared_postgres():
     """The conninfo of a server of its own, with PBML's schema; gone afterwards."""
-    with running({**NO_FSYNC, "max_connections": "50"}, locale=None) as server:
+    with Postgres({**NO_FSYNC, "max_connections": "50"}, locale=None) as server:
         conninfo = server.conninfo("postgres")
         schema.migrate(conninfo)
         indexes.ensure(conninfo)

@@ -16,12 +16,8 @@ KEYS = {"t": "a key", "u": "another key"}
 
 @pytest.fixture
 def postgres():
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

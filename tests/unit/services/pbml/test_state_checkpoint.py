@@ -17,12 +17,8 @@ from devmentor.pbml.state.metrics import CHECKPOINTS
 
 @pytest.fixture(scope="module")
 def postgres():
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

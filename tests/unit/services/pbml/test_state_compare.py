@@ -14,12 +14,8 @@ from devmentor.pbml.store import pins
 
 @pytest.fixture(scope="module")
 def postgres():
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

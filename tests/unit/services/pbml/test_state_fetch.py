@@ -22,12 +22,8 @@ AWAY = {"qdrant_urls": "http://127.0.0.1:1", "embedding_urls": "http://127.0.0.1
 
 @pytest.fixture
 def postgres():
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

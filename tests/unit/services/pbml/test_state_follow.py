@@ -12,12 +12,8 @@ from devmentor.pbml.store.generations import shard_of
 
 @pytest.fixture(scope="module")
 def postgres():
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

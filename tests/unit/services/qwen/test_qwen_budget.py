@@ -1,25 +1,14 @@
-"""Budgets over several instances: what holds whatever happens, and the arithmetic of a row."""
+"""Budgets over several instances, case by case, and the arithmetic of a row."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from budget_doubles import Clock, MemoryStore
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from budget_world import INSTANCES, KEY, LIMIT, LOAN, PER_MINUTE, World
 
 from devmentor.common.auth import TokenBudget
 from devmentor.common.errors import ApiError
 from devmentor.qwen.budget import MINUTE_S, Account, Ask, Row, decide
 from devmentor.qwen.budgets import Budgets, Reservation
-
-KEY = bytes(32)
-LIMIT = 1000
-SHARE = 0.05
-LOAN = int(LIMIT * SHARE)
-INSTANCES = 3
-PER_MINUTE = TokenBudget(KEY, LIMIT, None)
 
 
 def row(window: int, taken: int, limit: int | None = None) -> Row:
@@ -88,129 +77,6 @@ def test_an_answer_that_comes_late_is_not_spent_in_another_window() -> None:
     account.granted(ask, old, 30.0)
     assert account.held == new.tokens
     assert account.ends_in_s(60.0) == 60.0
-
-
-@dataclass
-class Running:
-    instance: int
-    window: int
-    reservation: Reservation
-    estimate: int
-    excess: int
-    settled: bool = False
-
-    @property
-    def used(self) -> int:
-        return self.estimate + self.excess if self.settled else self.estimate
-
-
-class World:
-    """Instances that share one row, and what was really used of it."""
-
-    def __init__(self, timeout_s: float = 5.0) -> None:
-        self.clock = Clock()
-        self._timeout_s = timeout_s
-        self.store = MemoryStore(self.clock)
-        self.budgets = [self._budgets() for _ in range(INSTANCES)]
-        self.begun = self.clock.now // MINUTE_S
-        self.requests: list[Running] = []
-
-    def _budgets(self) -> Budgets:
-        return Budgets(self.store, timeout_s=self._timeout_s, lend_share=SHARE, clock=self.clock)
-
-    @property
-    def window(self) -> int:
-        return int(self.clock.now // MINUTE_S)
-
-    async def play(self, step: tuple[Any, ...]) -> None:
-        match step:
-            case ("ask", instance, estimate, excess):
-                try:
-                    reservation = await self.budgets[instance].reserve(PER_MINUTE, estimate)
-                except ApiError:
-                    pass
-                else:
-                    self.requests.append(Running(instance, self.window, reservation, estimate, excess))
-            case ("settle", number):
-                waiting = [request for request in self.requests if not request.settled]
-                if waiting:
-                    request = waiting[number % len(waiting)]
-                    request.settled = True
-                    request.reservation.settle(request.used)
-            case ("pass", seconds):
-                self.clock.now += seconds
-            case ("store", mode):
-                self.store.mode = mode
-            case ("tidy", instance):
-                await self.budgets[instance].tidy(5.0)
-            case ("deliver",):
-                self.store.release.set()
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                self.store.release = asyncio.Event()
-
-    def account(self, instance: int) -> Account | None:
-        return self.budgets[instance]._accounts.get((KEY, MINUTE_S))
-
-    def check(self) -> None:
-        """The bound of each window, and that nothing spent is ever forgotten."""
-        for window in {request.window for request in self.requests}:
-            mine = [request for request in self.requests if request.window == window]
-            beyond = sum(max(0, request.excess) for request in mine if request.settled)
-            assert sum(request.used for request in mine) <= LIMIT + INSTANCES * LOAN + beyond
-        row = self.store.rows.get((KEY, MINUTE_S))
-        windows = self.window - self.begun + 1
-        overdraft = max(0, row.taken - LIMIT) if row is not None and row.window == self.window else 0
-        if row is not None and row.window < self.window:
-            overdraft = max(0, row.taken - LIMIT * (self.window - row.window))
-        owed = sum(account.owed for number in range(INSTANCES) if (account := self.account(number)) is not None)
-        assert sum(request.used for request in self.requests) <= windows * LIMIT + overdraft + owed
-
-
-numbers = st.integers(0, INSTANCES - 1)
-steps = st.one_of(
-    st.tuples(st.just("ask"), numbers, st.integers(1, 400), st.integers(-400, 0)),
-    st.tuples(st.just("ask"), numbers, st.integers(1, 60), st.integers(-60, 300)),
-    st.tuples(st.just("settle"), st.integers(0, 50)),
-    st.tuples(st.just("pass"), st.sampled_from([0.3, 2.0, 20.0, 61.0, 200.0])),
-    st.tuples(st.just("store"), st.sampled_from(["ok", "ok", "away", "lost", "late"])),
-    st.tuples(st.just("tidy"), numbers),
-    st.tuples(st.just("deliver")),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(steps, max_size=60))
-def test_no_window_is_overspent_beyond_the_bound_and_no_debt_is_forgotten(plan: list[tuple[Any, ...]]) -> None:
-    async def run() -> None:
-        world = World(0.002)
-        for step in plan:
-            # An answer cannot be more than its estimate less than nothing.
-            await world.play((*step[:3], max(step[3], -step[2])) if step[0] == "ask" else step)
-            world.check()
-
-    asyncio.run(run())
-
-
-calm = st.one_of(
-    st.tuples(st.just("ask"), numbers, st.integers(1, 600), st.integers(-600, 0)),
-    st.tuples(st.just("settle"), st.integers(0, 50)),
-    st.tuples(st.just("pass"), st.sampled_from([0.3, 6.0, 30.0, 61.0])),
-    st.tuples(st.just("tidy"), numbers),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(calm, max_size=60))
-def test_with_the_database_there_and_estimates_that_hold_a_limit_is_never_exceeded(plan: list[tuple[Any, ...]]) -> None:
-    async def run() -> None:
-        world = World()
-        for step in plan:
-            await world.play((*step[:3], max(step[3], -step[2])) if step[0] == "ask" else step)
-            for window in {request.window for request in world.requests}:
-                assert sum(request.used for request in world.requests if request.window == window) <= LIMIT
-
-    asyncio.run(run())
 
 
 async def reserve_all(budgets: list[Budgets], budget: TokenBudget, tokens: int, times: int) -> int:
