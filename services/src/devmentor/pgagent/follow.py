@@ -108,13 +108,12 @@ class Follower:
             return "reclone", "an earlier rewind or copy was interrupted"
         control = await self.postgres.control()
         checkpoint = parse_lsn(control["Latest checkpoint location"])
-        timeline = max(
-            int(control["Latest checkpoint's TimeLineID"]),
-            int(control.get("Min recovery ending loc's timeline", "0")),
-            self.postgres.wal_timeline(),
-        )
+        recovery = parse_lsn(control.get("Minimum recovery ending location", "0/0"))
+        recovery_timeline = int(control.get("Min recovery ending loc's timeline", "0"))
+        timeline = max(int(control["Latest checkpoint's TimeLineID"]), recovery_timeline, self.postgres.wal_timeline())
         try:
             own = self.own_lineage(timeline)
+            replayed = self.own_lineage(recovery_timeline) if recovery_timeline else own
         except LocalError as error:  # as an interrupted pg_rewind leaves it
             return "reclone", f"its history cannot be read: {error}"
         newest = self.state.newest
@@ -127,7 +126,8 @@ class Follower:
                 return "reclone", f"it wrote rule {newest.name} on timeline {timeline}; {leader.name} has no such rule"
         if own.same_number_other_epoch(leader.lineage):
             return "reclone", f"its timeline {timeline} was made by another epoch than {leader.name}'s"
-        why = own.differs_from(leader.lineage, checkpoint)
+        # A standby does not start before it has replayed to its minimum recovery point: that must be history, too.
+        why = own.differs_from(leader.lineage, checkpoint) or replayed.differs_from(leader.lineage, recovery)
         clean = control.get("Database cluster state") == "shut down"
         if not why and (clean or self.postgres.is_standby_data):
             return "start", "its history is a part of the leader's"

@@ -35,6 +35,7 @@ from tests.unit.services.pgagent.pretended_host import (
     Server,
     Standby,
     control_data,
+    replayed_to,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "promised",
     "raising",
     "refused",
+    "replayed_to",
 ]
 
 FENCED = 'ANY 1 ("devmentor-fenced")'

@@ -72,6 +72,14 @@ def control_data(timeline: int = 1, state: str = "shut down") -> dict[str, str]:
     }
 
 
+def replayed_to(lsn: int, timeline: int = 1) -> dict[str, str]:
+    """A stopped standby's, whose WAL was replayed to `lsn` since its last checkpoint."""
+    return control_data(timeline, "shut down in recovery") | {
+        "Minimum recovery ending location": f"0/{lsn:X}",
+        "Min recovery ending loc's timeline": str(timeline),
+    }
+
+
 @dataclass
 class Standby:
     """A follower in the leader's pg_stat_replication. `flushed`: an LSN; None for one that is always level."""

@@ -5,7 +5,7 @@ import pytest
 from devmentor.pgagent.follow import LeaderView
 from devmentor.pgagent.postgres import LocalError
 from devmentor_ha.rules import next_rule
-from tests.unit.services.pgagent.pretended import ADDRESSES, FENCED, FIRST, LSN, control_data
+from tests.unit.services.pgagent.pretended import ADDRESSES, FENCED, FIRST, LSN, control_data, replayed_to
 
 SECOND = next_rule([FIRST], "pg3", 2)
 
@@ -43,6 +43,16 @@ async def test_data_beyond_the_fork_or_of_a_leader_that_crashed_is_rewound(surro
     if change == "beyond the fork":
         around.server.control["Latest checkpoint location"] = f"0/{LSN + 8:X}"
     assert (await around.agent.follower.rejoin(leader(around)))[0] == "rewind"
+
+
+async def test_a_standby_that_has_replayed_beyond_the_fork_is_rewound(surround):
+    """Its last checkpoint is before the fork, its minimum recovery point beyond it: PostgreSQL refuses to start it."""
+    around = stopped(surround)
+    around.server.control = replayed_to(LSN + 8)
+    method, why = await around.agent.follower.plan(leader(around))
+    assert (method, "beyond the fork by 8 bytes" in why) == ("rewind", True)
+    around.server.control = replayed_to(LSN)
+    assert (await around.agent.follower.plan(leader(around)))[0] == "start"
 
 
 async def test_nothing_is_rewound_before_the_pretended_leaders_first_checkpoint(surround):

@@ -6,7 +6,7 @@ import pytest
 
 from devmentor.pgagent.peers import CallFailed
 from devmentor_ha.rules import changed_followers, next_rule
-from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN
+from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN, replayed_to
 
 SECOND = next_rule([FIRST], "pg3", 2)  # pg3 leads pg2 and pg4
 WITHOUT = changed_followers(FIRST, ["pg3", "pg4"])  # the rule does without pg2
@@ -163,6 +163,20 @@ async def test_a_stopped_follower_is_started_and_again_each_two_seconds(surround
     await around.live(3)
     assert around.agent.running
     assert around.server.receiver is not None
+
+
+async def test_a_stopped_follower_that_replayed_beyond_the_fork_is_rewound_and_not_started_for_ever(surround):
+    around = surround("pg2", rule=SECOND)
+    around.server.pid = None
+    around.server.control = replayed_to(LSN + 8)
+    around.neighbours.lead(SECOND, timeline=2)
+    around.neighbours.status["pg3"]["postgres"]["checkpoint_timeline"] = 1
+    await around.live(5)
+    assert around.journal == [], "pg3 cannot be rewound from before its first checkpoint, and starting is in vain"
+    around.neighbours.status["pg3"]["postgres"]["checkpoint_timeline"] = 2
+    await around.live(5)
+    assert around.journal.index("pg_rewind") < around.journal.index("start")
+    assert around.agent.running
 
 
 @pytest.mark.parametrize("why", ["paused", "observes", "busy"])
