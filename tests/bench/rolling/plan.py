@@ -11,6 +11,10 @@ CHAT_LIMIT_S, PBML_LIMIT_S = 60.0, 15.0
 REPEATED_EVERY, REPEATED = 5, 3
 LONG_EVERY, LONG_TOKENS = 4, 400
 BUDGET = 2000
+CONTEXT_EVERY = 4
+"""One chat in so many brings PBML's context: with what was ingested meanwhile it is 8000 tokens, a second of a core."""
+
+NO_CONTEXT = {"X-DevMentor-Context": "none"}
 
 
 def document_id(run: str, number: int) -> str:
@@ -19,15 +23,16 @@ def document_id(run: str, number: int) -> str:
 
 def chat(run: str, number: int) -> Ask:
     """A new question, every fifth time one that was asked before."""
-    return Ask(WHOLE, _question(run, "chat", number), {}, CHAT_LIMIT_S)
+    headers = {} if number % CONTEXT_EVERY == 0 else NO_CONTEXT
+    return Ask(WHOLE, _question(run, "chat", number), headers, CHAT_LIMIT_S)
 
 
 def stream(run: str, number: int) -> Ask:
-    """A new question answered in a stream, every fourth a long one: those are what a drain has to wait for."""
+    """A new question answered in a stream, every fourth a long one: those are what a drain waits for."""
     body = _question(run, "stream", number) | {"stream": True}
     if number % LONG_EVERY == LONG_EVERY - 1:
         body |= {"max_tokens": LONG_TOKENS, "ignore_eos": True}
-    return Ask(STREAM, body, {}, CHAT_LIMIT_S)
+    return Ask(STREAM, body, NO_CONTEXT, CHAT_LIMIT_S)
 
 
 def ingest(run: str, number: int) -> Ask:
