@@ -186,8 +186,8 @@ class Load:
             raise self._failure
         found = sorted(self.so_far(), key=lambda each: each.scheduled)
         lost, problems = self._lost(), [] if self._statements is None else self._statements.problems
-        if self._statements is not None and not lost:
-            self._statements.clean()
+        if not lost:
+            self._clean()
         return Result(
             self._at, seconds, self.rates, self._marks, found, self._watch.samples, lost, problems,
             round(self._behind_s, 3), (self._load_before, load_average()),
@@ -237,6 +237,17 @@ class Load:
         if kind == INGEST and not record.failed:
             self._acknowledged.add(plan.document_id(self.run, number))
         self.records.append(record)
+
+    def _clean(self) -> None:
+        """Removes rows and documents: these would be the context of the questions of every later run.
+
+        A document that cannot be deleted stays, with those after it.
+        """
+        if self._statements is not None:
+            self._statements.clean()
+        with suppress(ask.AskError):
+            for name in sorted(self._acknowledged):
+                self.deployed.client.expect(202, "DELETE", f"/v1/documents/{quote(name)}")
 
     def _lost(self) -> list[str]:
         """Documents by PBML's own list, rows by the leader's."""

@@ -35,7 +35,8 @@ def expectations() -> str:
         until = f"{each.grace_s:g} s after it {each.until}" if each.allowed else ""
         lines.append(
             f"| `{name}`: {FAULTS[name].text} | {'stops' if each.stops else 'goes through'} | {each.journal} "
-            f"| {f'`{each.finish}.yml`' if each.finish else ''} | {each.ends} | {outcomes or 'none'} | {until} "
+            f"| {f'`{each.finish}.yml`' if each.finish else ''} "
+            f"| {each.ends if each.finish else each.journal} | {outcomes or 'none'} | {until} "
             f"| {each.fewer} |"
         )
     return "\n".join(lines)

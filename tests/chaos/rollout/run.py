@@ -40,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_rates(parser)
     options = parser.parse_args(arguments)
     names = campaign.wanted_faults(parser, options.fault, FAULTS)
-    return campaign.Campaign(
-        "rollout", report.RESULT, partial(one, rates_of(options)), line, report.write
-    ).run(options, names)
+    return campaign.Campaign("rollout", report.RESULT, partial(one, rates_of(options)), line, report.write).run(
+        options, names
+    )
 
 
 if __name__ == "__main__":

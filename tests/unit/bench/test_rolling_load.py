@@ -66,6 +66,10 @@ class Pretended(BaseHTTPRequestHandler):
         else:
             self.answer(200, b'{"status": "live", "version": 1}')
 
+    def do_DELETE(self) -> None:
+        self.server.deleted.add(self.path.rpartition("/")[2])
+        self.answer(202, b"{}")
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.fault == "errors":
@@ -97,7 +101,7 @@ class Plain(ask.Client):
 @pytest.fixture
 def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Pretended)
-    server.fault, server.documents = "", set()
+    server.fault, server.documents, server.deleted = "", set(), set()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     monkeypatch.setattr(load, "LIVE_S", 0.5)
@@ -126,6 +130,7 @@ def test_a_pretended_platform_that_is_well_fails_nothing_and_loses_nothing(platf
     assert result.clean, (records.failures(result.records), result.lost)
     assert {each.kind for each in result.records} == {"chat", "stream", "ingest", "fetch"}
     assert len(platform.documents) == sum(each.kind == s.INGEST for each in result.records) > 2
+    assert platform.deleted == platform.documents, "they are no context of later runs"
     assert all(each.latency_s > 0 and each.started >= each.scheduled for each in result.records)
     assert result.between("here")[0] < 0.5 < result.between("here")[1]
     assert json.loads(json.dumps(result.as_dict()))["summary"]["chat"]["failed"] == 0
