@@ -14,11 +14,12 @@ STRUCK, STOPPED, UNDONE, END = "struck", "stopped", "undone", "end"
 """Marks of a round: the fault, the end of the roll that it struck, its undoing, the end of the load."""
 
 THE_RELEASE = {CHAT: frozenset({"500 chaos_pretended"}), STREAM: frozenset({"500 chaos_pretended"})}
+NO_STORE = ("503 unavailable", "503 database_unavailable", "503 outcome_unknown")
 # The host has a PgBouncer, a PostgreSQL server that may lead, a PBML; its QWEN was drained, so chats are not cut.
 THE_HOST = {
     SQL_WRITE: frozenset({ANY}), SQL_READ: frozenset({ANY}),
-    INGEST: frozenset({CUT, CONNECT, SILENCE, "503 unavailable", "502 bad_gateway", "504 timeout"}),
-    FETCH: frozenset({CUT, CONNECT, SILENCE, "503 unavailable", "502 bad_gateway", "504 timeout"}),
+    INGEST: frozenset({CUT, CONNECT, SILENCE, *NO_STORE, "502 bad_gateway", "504 timeout"}),
+    FETCH: frozenset({CUT, CONNECT, SILENCE, *NO_STORE, "502 bad_gateway", "504 timeout"}),
     STREAM: frozenset({CUT_STREAM}),
 }  # fmt: skip
 
