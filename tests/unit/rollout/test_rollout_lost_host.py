@@ -61,5 +61,5 @@ def test_one_host_says_which_one_was_lost_and_the_others_where_to_look(tmp_path:
     )  # fmt: skip
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
-    assert "The roll stopped at qwen on lost: lost is lost" in said, said
+    assert "The roll stopped at qwen on lost: lost is lost: it does not answer any more. The others serve" in said, said
     assert 'fatal: [b]: FAILED! => {"changed": false, "msg": "See a."}' in said, said
