@@ -317,7 +317,7 @@ class Duties:
             return
         self._tried_start_at = time.monotonic()
         if rule is not None and rule.leader != agent.settings.node:
-            why = await self._unfit(rule)
+            why = await agent.follower.unfit(agent.leader_view(rule))
             if why:
                 if agent.state.promise.epoch <= rule.epoch:
                     self._rejoin(rule, why)
@@ -328,17 +328,6 @@ class Duties:
             log.warning("starts fenced: others promised a higher epoch, and nobody leads")
         if agent.postgres.has_data:
             await agent.postgres.start()
-
-    async def _unfit(self, rule: Rule) -> str:
-        """Why the stopped server does not become a follower by being started; empty where it may."""
-        agent = self._agent
-        if agent.state.remaking or not agent.postgres.has_data or not agent.postgres.is_standby_data:
-            return "it stopped, and another node leads"
-        leader = agent.leader_view(rule)
-        if leader is None:
-            return ""
-        method, why = await agent.follower.plan(leader)
-        return "" if method == "start" else f"cannot be started as it is: {why}"
 
     def _undecided(self, rule: Rule) -> bool:
         """Whether this node led, a quorum of its followers answers, one promised more, and still nobody leads."""

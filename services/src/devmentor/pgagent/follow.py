@@ -133,6 +133,15 @@ class Follower:
             return "start", "its history is a part of the leader's"
         return "rewind", why or "it stopped without a checkpoint"
 
+    async def unfit(self, leader: LeaderView | None) -> str:
+        """Why a stopped server does not become a follower by being started; empty where it may, or nobody can say."""
+        if self.state.remaking or not self.postgres.has_data or not self.postgres.is_standby_data:
+            return "it stopped, and another node leads"
+        if leader is None:
+            return ""
+        method, why = await self.plan(leader)
+        return "" if method == "start" else f"cannot be started as it is: {why}"
+
     async def rejoin(self, leader: LeaderView, method: str = "auto") -> tuple[str, str]:
         """Bring the stopped server back as a follower. Answers method and reason. Raises LocalError.
 
