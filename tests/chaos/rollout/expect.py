@@ -27,7 +27,7 @@ THE_HOST = {
 @dataclass(frozen=True)
 class Expected:
     """`stops`: whether the roll that is struck has to fail; `says`: what its output must have then. `finish`: what ends
-    it after the fault was undone. `journal`: the state after the struck roll, and `ends` after the finish.
+    it after the fault was undone; then the journal is finished. `journal`: the state after the struck roll.
 
     `allowed`: kind of request -> outcomes that the fault explains, for what was meant for a time from the mark `since`
     to `until` and `grace_s` seconds more. `fewer`: instances of QWEN or PBML that may be missing at a gateway.
@@ -37,7 +37,6 @@ class Expected:
     says: tuple[str, ...] = ()
     finish: str = RESUME
     journal: str = "failed"
-    ends: str = "finished"
     allowed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     since: str = STRUCK
     until: str = STOPPED

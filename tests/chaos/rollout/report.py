@@ -36,7 +36,7 @@ def expectations() -> str:
         lines.append(
             f"| `{name}`: {FAULTS[name].text} | {'stops' if each.stops else 'goes through'} | {each.journal} "
             f"| {f'`{each.finish}.yml`' if each.finish else ''} "
-            f"| {each.ends if each.finish else each.journal} | {outcomes or 'none'} | {until} "
+            f"| {'finished' if each.finish else each.journal} | {outcomes or 'none'} | {until} "
             f"| {each.fewer} |"
         )
     return "\n".join(lines)

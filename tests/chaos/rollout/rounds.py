@@ -26,6 +26,7 @@ BEFORE_S = 90.0
 """Of load before the roll: its baseline is taken over the two minutes before its first step."""
 
 AFTER_S = 15.0
+FINISHED = "finished"
 
 
 def serves_one(deployed: Deployed) -> str:
@@ -143,8 +144,8 @@ def _finish(expected: Expected, scene: Scene) -> None:
     if status:
         scene.problems.append(f"{expected.finish} ended with {status}: {roll.tail()}")
     state = str(scene.check_journal(f"after {expected.finish}").get("state", ""))
-    if state != expected.ends:
-        scene.problems.append(f"the journal is {state or 'empty'} after {expected.finish}, not {expected.ends}")
+    if state != FINISHED:
+        scene.problems.append(f"the journal is {state or 'empty'} after {expected.finish}, not {FINISHED}")
 
 
 def _undo(fault: Fault, scene: Scene) -> None:

@@ -25,7 +25,7 @@ STEP = """
 - block:
     - block:
         - ping:
-          # The others fail with the host that is lost, as they do in a roll.
+          # One way to fail with the lost host and to stay out of ansible_play_hosts though rescued.
           any_errors_fatal: true
       rescue:
         - ping:
