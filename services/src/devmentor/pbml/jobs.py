@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 import procrastinate
+import psycopg
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
@@ -77,9 +78,15 @@ def create(connector: Any) -> Any:
 async def defer(app: Any, connection: Connection, tenant: str, accepted: Accepted) -> None:
     """Queue the pipeline's run for an accepted version, in the caller's transaction.
 
-    The lock keeps the jobs of one document in their order and one at a time.
+    The lock keeps the jobs of one document in their order and one at a time. Raises what PostgreSQL said: procrastinate
+    hides it in an error of its own, which nobody around a transaction knows to be a server that went away.
     """
     deferrer = app.configure_task(
         TASK, queue=QUEUE, lock=f"{tenant}\n{accepted.document_id}", connection=connection, allow_unknown=True
     )
-    await deferrer.defer_async(tenant=tenant, document_id=accepted.document_id, version=accepted.version)
+    try:
+        await deferrer.defer_async(tenant=tenant, document_id=accepted.document_id, version=accepted.version)
+    except ConnectorException as error:
+        if isinstance(error.__cause__, psycopg.Error):
+            raise error.__cause__ from error
+        raise

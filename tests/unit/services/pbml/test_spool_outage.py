@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 from spool_postgres import Api, Postgres
 
-from devmentor.pbml import api, schema
+from devmentor.pbml import api, jobs, schema
 from devmentor.pbml.commands import CommandFailed
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.spool import commands
@@ -117,6 +117,26 @@ async def test_writes_during_an_outage_are_acknowledged_and_replayed_in_order(po
         assert texts == [(1, "one"), (2, "two"), (3, "three")]
         assert [row[3] for row in versions(database)[-3:]] == ["turn 0", "turn 1", "turn 2"]
         assert len(rows(database, "SELECT 1 FROM procrastinate_jobs")) == 6
+
+
+async def test_a_server_that_goes_away_before_the_write_has_its_job_is_an_outage_too(
+    postgres, database, environment, monkeypatch
+):
+    defer = jobs.defer
+
+    async def late(*arguments) -> None:
+        if postgres.running:
+            await asyncio.to_thread(postgres.stop, "immediate")
+        await defer(*arguments)
+
+    async with replica(environment) as client:
+        monkeypatch.setattr(jobs, "defer", late)
+        answer = await document(client, "one")
+        assert (answer.status_code, answer.json().get("durability")) == (202, "local"), answer.text
+        monkeypatch.undo()
+        postgres.start()
+        await eventually(lambda: [row[3] for row in versions(database)] == ["one"])
+    assert rows(database, "SELECT count(*) FROM procrastinate_jobs") == [(1,)]
 
 
 async def document(client, text: str, name: str = "d", key: str | None = None) -> httpx.Response:
