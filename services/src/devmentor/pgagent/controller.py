@@ -179,6 +179,8 @@ class Controller:
                 choice = choose(answers, epoch, run.priorities)  # whoever has everything: the old leader is stopped
             outcome = await run.hand_over(epoch, choice, answers)
         except CallFailed as failure:
+            # Only a node that says so was not demoted. Without an answer it may be, and comes back by a reaffirmation.
+            run.fenced = run.fenced or not 400 <= failure.status < 500
             raise Abort([str(failure)]) from failure
         finally:
             await agent.peers.many(poolers, "pool", {"action": "resume", "deadline_s": 2}, limit_s=4)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from devmentor.pgagent.peers import CallFailed
 from devmentor_ha.rules import next_rule
 from tests.unit.services.pgagent.pretended import FIRST, LSN, Standby, promised, raising, refused
 
@@ -158,10 +159,15 @@ async def test_where_a_pooler_cannot_be_paused_all_resume_and_nobody_is_demoted(
     assert [node for node, what in actions(around) if what == "resume"] == ["pool1", "pool2"]
 
 
-async def test_where_the_leader_is_not_demoted_the_poolers_resume(around):
-    around.neighbours.answers["pg1", "demote"] = raising(refused("pg1"))
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(refused("pg1"), "refused"), (CallFailed("pg1", "no answer to demote in 5 s"), "aborted")],
+    ids=["it refuses", "it may be demoted"],
+)
+async def test_where_the_leader_is_not_demoted_the_poolers_resume(around, failure, said):
+    around.neighbours.answers["pg1", "demote"] = raising(failure)
     answer = await around.ask("switchover", {"target": "pg3"})
-    assert answer["outcome"] != "done"
+    assert answer["outcome"] == said
     assert [node for node, what in actions(around) if what == "resume"] == ["pool1", "pool2"]
     assert around.neighbours.calls("lead") == []
 
