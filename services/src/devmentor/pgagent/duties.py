@@ -60,6 +60,7 @@ class Duties:
             task.cancel()
         if self._long is not None:
             self._long.cancel()
+        self._drop_probe()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property

@@ -17,6 +17,11 @@ T = TypeVar("T")
 class Silent(Exception):
     """The server did not answer in time, or not at all; the message says to what."""
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether nothing was heard at all. Else there was an answer: refused, shutting down, the connection reset."""
+        return isinstance(self.__cause__, TimeoutError | psycopg.errors.ConnectionTimeout)
+
 
 class Database:
     """One standing connection, opened when it is needed and thrown away after any trouble."""

@@ -196,6 +196,7 @@ class Surroundings:
         self.neighbours = Neighbours(node, rule, self.journal)
         self._prepare(folder, node, rule, priorities)
         leads = node == rule.leader
+        self.late: dict[str, float] = {}  # node -> seconds until its server answers over the network
         self.server = self.neighbours.leaders = Server(folder / "data", self.journal, not leads, [rule])
         if leads:
             self.server.standbys = {name: Standby() for name in NODES if name != node}
@@ -288,9 +289,11 @@ class Surroundings:
         node = next((name for name, address in ADDRESSES.items() if address == host[1]), None)
         if node is None:
             return await self.server.rows(statement, (), limit_s)
-        if node in self.neighbours.dead:
-            await asyncio.sleep(limit_s)
-            raise Silent(f"{what}: no answer in {limit_s:g} s")
+        late = limit_s if node in self.neighbours.dead else self.late.get(node, 0.0)
+        if late:
+            await asyncio.sleep(min(late, limit_s))
+        if late >= limit_s:
+            raise Silent(f"{what}: no answer in {limit_s:g} s") from TimeoutError()
         return [(1,)]
 
     async def _connect(self, _conninfo: str, limit_s: float) -> Any:
