@@ -48,7 +48,7 @@ class Settings(ServiceSettings):
 
     probe_interval_s: float = Field(default=0.5, gt=0.05)
     probe_failures: int = Field(default=3, ge=1)
-    probe_excuses: int = Field(default=3, ge=0, le=20)
+    probe_excuses: int = Field(default=6, ge=0, le=20)
     shrink_after_s: float = Field(default=10.0, gt=0)
     grow_after_s: float = Field(default=2.0, ge=0)
     reaffirm_after_s: float = Field(default=3.0, gt=0)
