@@ -8,11 +8,14 @@ import pytest
 
 from devmentor.pgagent import metrics, probe
 from devmentor.pgagent.probe import BEAT, Probe
+from devmentor.pgagent.settings import Settings
 from devmentor.pgagent.sql import Silent
 from tests.unit.services.pgagent.pretended import ADDRESSES, CLOCK
 
 LIMIT_S = 0.5
 SLOW_S, PROMPT_S = 0.26, 0.25  # either side of half the limit
+NEEDED, EXCUSES = (Settings.model_fields[name].default for name in ("probe_failures", "probe_excuses"))
+LATE = NEEDED + EXCUSES
 
 
 @pytest.fixture
@@ -38,14 +41,14 @@ async def rounds_until_suspected(witness, at_most=20):
     return None
 
 
-@pytest.mark.parametrize(("own_s", "rounds"), [(0.0, 3), (PROMPT_S, 3), (SLOW_S, 6), (60.0, 6)])
+@pytest.mark.parametrize(("own_s", "rounds"), [(0.0, NEEDED), (PROMPT_S, NEEDED), (SLOW_S, LATE), (60.0, LATE)])
 async def test_a_silent_leader_is_suspected_three_rounds_later_by_who_is_slow_itself(around, witness, own_s, rounds):
     around.neighbours.dead.add("pg1")
     around.late["pg2"] = own_s
     began = CLOCK.now
     assert await rounds_until_suspected(witness) == rounds
     assert CLOCK.now - began == pytest.approx(rounds * LIMIT_S), "no round is longer than the probe itself"
-    assert witness.suspicion["failures"] == 3
+    assert witness.suspicion["failures"] == NEEDED
 
 
 @pytest.mark.parametrize("excuses", [0, 1, 20])
@@ -53,7 +56,7 @@ async def test_as_many_are_excused_as_the_setting_says(surround, excuses):
     around = surround("pg2", probe_excuses=excuses)
     around.neighbours.dead.add("pg1")
     around.late["pg2"] = 60.0
-    assert await rounds_until_suspected(probing(around), at_most=30) == excuses + 3
+    assert await rounds_until_suspected(probing(around), at_most=30) == excuses + NEEDED
 
 
 async def test_without_excuses_the_own_server_is_not_even_asked(surround, monkeypatch):
@@ -77,7 +80,7 @@ async def test_an_own_server_that_does_not_answer_at_all_is_slow(around, witness
     around.neighbours.dead.add("pg1")
     stopped = ConnectionRefusedError() if own == "stopped" else None
     says(monkeypatch, around, "pg2", stopped)
-    assert await rounds_until_suspected(witness) == 6
+    assert await rounds_until_suspected(witness) == LATE
 
 
 def says(monkeypatch, around, node, error, but=()):
@@ -98,7 +101,7 @@ def says(monkeypatch, around, node, error, but=()):
 async def test_a_leader_that_refuses_is_never_excused(around, witness, monkeypatch):
     around.late["pg2"] = 60.0
     says(monkeypatch, around, "pg1", ConnectionRefusedError())
-    assert await rounds_until_suspected(witness) == 3
+    assert await rounds_until_suspected(witness) == NEEDED
 
 
 async def test_what_the_leaders_agent_says_of_it_is_never_excused(around, witness):
@@ -112,11 +115,11 @@ async def test_an_answer_of_the_leader_gives_the_excuses_anew(around, witness):
     around.late["pg2"] = 60.0
     for _ in range(5):
         around.neighbours.dead.add("pg1")
-        assert await rounds_until_suspected(witness, at_most=5) is None
+        assert await rounds_until_suspected(witness, at_most=NEEDED + EXCUSES - 1) is None
         around.neighbours.dead.clear()
         await witness.once()
     around.neighbours.dead.add("pg1")
-    assert await rounds_until_suspected(witness) == 6
+    assert await rounds_until_suspected(witness) == LATE
 
 
 async def test_an_excuse_takes_no_failure_back(around, witness):
@@ -127,7 +130,7 @@ async def test_an_excuse_takes_no_failure_back(around, witness):
     assert witness.suspicion is None
     around.late["pg2"] = 0.0
     await witness.once()
-    assert witness.suspicion["failures"] == 3
+    assert witness.suspicion["failures"] == NEEDED
 
 
 @pytest.mark.parametrize("error", [TimeoutError, psycopg.errors.ConnectionTimeout])
@@ -135,7 +138,7 @@ async def test_a_frozen_postmaster_has_excuses_of_its_own_though_sessions_answer
     """Or a slow witness would excuse it for ever."""
     around.late["pg2"] = 60.0
     says(monkeypatch, around, "pg1", error(), but=[BEAT])
-    assert await rounds_until_suspected(witness) == 6
+    assert await rounds_until_suspected(witness) == LATE
     assert "newly" in witness.suspicion["reason"]
 
 
@@ -192,11 +195,11 @@ async def test_excuses_are_counted_and_logged_once_for_each_spell(around, witnes
     for _ in range(2):
         around.neighbours.dead.add("pg1")
         with caplog.at_level(logging.WARNING):
-            for _ in range(4):
+            for _ in range(EXCUSES + 2):
                 await witness.once()
         around.neighbours.dead.clear()
         await witness.once()
-    assert metrics.EXCUSED._value.get() - before == 6
+    assert metrics.EXCUSED._value.get() - before == 2 * EXCUSES
     assert [record.leader for record in caplog.records if "excuses" in record.message] == ["pg1", "pg1"]
 
 
