@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible import constants, context
+from ansible.errors import AnsibleError
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback import CallbackBase
 
@@ -143,7 +144,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._display.display("\n".join(lines))
 
     def _write(self, record: RunRecord, state: str) -> None:
-        """A report that cannot be written is said, and is no reason to fail a run."""
+        """A report that cannot be written is said, and is no reason to fail a run. Unknown secrets are in none."""
         directory = pathlib.Path(self.get_option("report_dir") or CHECKOUT / ".cache" / "reports").expanduser()
         try:
             path = write(self._redactor().all(record.document(state)), directory, int(self.get_option("report_keep")))
@@ -151,6 +152,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._display.display(
                 f"No report of this run: {directory} cannot be written ({error.strerror or error}). "
                 "Remedy: set DEVMENTOR_REPORT_DIR to a directory that can.",
+                color=constants.COLOR_WARN,
+            )
+        except AnsibleError as error:
+            self._display.display(
+                f"No report of this run: the secrets to keep out of it cannot be read ({error.message.rstrip('.')}).",
                 color=constants.COLOR_WARN,
             )
         else:

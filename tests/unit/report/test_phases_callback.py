@@ -115,6 +115,16 @@ def test_a_directory_that_cannot_be_written_is_said_and_fails_nothing(one_task: 
     assert "Remedy: set DEVMENTOR_REPORT_DIR" in done.run.output
 
 
+def test_without_the_vaults_password_no_report_is_written_and_that_is_said(one_task: Path, tmp_path: Path) -> None:
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "all.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n3030\n")
+    ended = reported(one_task, tmp_path)
+    assert ended.run.status != 0
+    assert "No report of this run: the secrets to keep out of it cannot be read (" in ended.run.output
+    assert "Traceback" not in ended.run.output
+    assert not ended.directory.exists()
+
+
 def test_options_that_matter_are_in_the_report(one_task: Path, tmp_path: Path) -> None:
     done = reported(one_task, tmp_path, "--check", "--limit", "web1,db1", "--tags", "all,x", "--skip-tags", "y")
     assert done.run.status == 0
