@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ class Host:
             nspawn = int((self.directory / "nspawn.pid").read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return next((child for child in _children(nspawn) if _is_init(child)), None)
+        return _first_child(nspawn, _is_init)
 
     def require_init(self) -> int:
         init = self.init
@@ -286,6 +286,16 @@ def new_key(path: Path, comment: str) -> tuple[str, str]:
         path.unlink(missing_ok=True)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
     return path.read_text(), public.read_text()
+
+
+def _first_child(parent: int, wanted: Callable[[int], bool]) -> int | None:
+    """The kernel's own list of children is quick, but leaves some out while others end: then all processes are read."""
+    with suppress(OSError):
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                if wanted(child):
+                    return child
+    return next(filter(wanted, _children(parent)), None)
 
 
 def _children(parent: int) -> list[int]:
