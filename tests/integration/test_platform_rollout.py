@@ -156,15 +156,29 @@ def test_a_release_is_rolled_without_a_failed_request_and_then_there_is_nothing_
     assert asking.failed == []
 
 
-def test_a_roll_is_refused_while_another_has_the_lock(deployed: Path) -> None:
-    lock = json.dumps({"run": "20260101T000000-abcdef", "owner": "anna@control1", "at": ""})
+def locked(deployed: Path) -> str:
+    """The run that has the lock, as one whose control node is gone has left it."""
+    run = "20260101T000000-abcdef"
+    lock = json.dumps({"run": run, "owner": "anna@control1", "at": ""})
     for host in QWEN:
         on(deployed, host, "sh", "-c", f"echo '{lock}' > {LOCK}").require()
+    return run
+
+
+def test_a_lock_that_is_taken_over_is_let_go_though_there_is_nothing_to_do(deployed: Path) -> None:
+    run = locked(deployed)
+    taken = playbook("rollback", deployed, "-e", "tier=gateway", "-e", f"rollout_take_over={run}").require()
+    assert "Nothing to do" in taken.output
+    assert [on(deployed, host, "test", "-e", LOCK).status for host in QWEN] == [1, 1, 1]
+
+
+def test_a_roll_is_refused_while_another_has_the_lock(deployed: Path) -> None:
+    run = locked(deployed)
     refused = playbook("restart", deployed, "-e", "tier=gateway")
     assert refused.status != 0
-    assert "20260101T000000-abcdef of anna@control1" in refused.output
-    assert "-e rollout_take_over=20260101T000000-abcdef" in refused.output
-    taken = playbook("restart", deployed, "-e", "tier=gateway", "-e", "rollout_take_over=20260101T000000-abcdef")
+    assert f"{run} of anna@control1" in refused.output
+    assert f"-e rollout_take_over={run}" in refused.output
+    taken = playbook("restart", deployed, "-e", "tier=gateway", "-e", f"rollout_take_over={run}")
     assert taken.require().changed()
 
 
