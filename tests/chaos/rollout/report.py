@@ -82,9 +82,9 @@ def _counts(rounds: list[dict[str, Any]], name: str) -> str:
 
 
 def written(page: str, rounds: list[dict[str, Any]]) -> str:
-    """The page with both tables as they should be."""
+    """The page with both tables as they should be. Without rounds it keeps those that it has."""
     page = replaced(page, "expectations", expectations(), PAGE.name)
-    return replaced(page, "chaos", table(rounds) if rounds else "Not measured yet.", PAGE.name)
+    return replaced(page, "chaos", table(rounds), PAGE.name) if rounds else page
 
 
 def write(result: Path) -> None:

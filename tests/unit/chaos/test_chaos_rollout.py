@@ -146,7 +146,8 @@ def test_a_roll_has_to_end_as_the_table_says() -> None:
 def test_every_fault_is_in_the_table_and_every_release_can_be_made() -> None:
     assert set(FAULTS) == set(EXPECTED)
     for name, fault in FAULTS.items():
-        assert bool(fault.release) == (EXPECTED[name].journal == "rolled_back"), "a bad release has to be taken back"
+        if fault.release:
+            assert EXPECTED[name].journal == "rolled_back", "a bad release has to be taken back"
 
 
 async def answers(how: str, count: int) -> list[tuple[int, float]]:
@@ -257,5 +258,5 @@ def test_the_page_is_written(tmp_path: Path) -> None:
     page = report.written(report.PAGE.read_text(), [entry])
     assert "| `erring` | 1 | 2 | 120 | 0 | none | none | 0 | 3, 3 | 0 |" in page
     assert all(f"| `{name}`: " in page for name in EXPECTED)
-    assert "Not measured yet." in report.written(report.PAGE.read_text(), [])
+    assert report.written(page, []) == page, "without rounds it keeps what it has"
     assert report.expectations() in report.PAGE.read_text(), "python -m tests.chaos.rollout.report writes it"
