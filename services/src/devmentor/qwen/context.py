@@ -49,11 +49,19 @@ async def tokens_at_most(text: str, bound: int, count: Counter) -> int:
 
 
 async def token_budget(
-    messages: Sequence[Message], *, context_length: int, answer_tokens: int, share: float, count: Counter
+    messages: Sequence[Message],
+    *,
+    context_length: int,
+    answer_tokens: int,
+    share: float,
+    count: Counter,
+    most: int | None = None,
 ) -> int:
-    """Tokens that context may take: what prompt and answer leave free, `share` of the context length at most; 0 where
-    that is too little to be of use."""
+    """Tokens that context may take: what prompt and answer leave free, `share` of the context length at most, and no
+    more than `most`; 0 where that is too little to be of use."""
     limit = int(context_length * share)
+    if most is not None:
+        limit = min(limit, most)
     frame = _PER_MESSAGE * (len(messages) + 1) + _MARGIN
     prompt = "\n".join(text_of(message.get("content")) for message in messages)
     free = context_length - answer_tokens - frame

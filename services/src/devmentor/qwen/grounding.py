@@ -24,6 +24,12 @@ class Grounding:
         """Whether the request is one that context goes into."""
         return request.wants_context and self._pbml.configured
 
+    def mode(self, request: ChatRequest) -> str:
+        """What of this the answer depends on: answers of different modes do not stand for each other."""
+        if not self.wanted(request):
+            return "plain"
+        return "context" if request.context_tokens is None else f"context {request.context_tokens}"
+
     def limit_s(self, job: Job) -> float | None:
         """Seconds that PBML gets of a deadline, half of what is left; None where that is more than it gets anyway."""
         if not self.wanted(job.request):
@@ -55,6 +61,7 @@ class Grounding:
             context_length=length,
             answer_tokens=min(request.answer_tokens or self._settings.answer_tokens, length // 2),
             share=self._settings.context_share,
+            most=request.context_tokens,
             count=engine.count_tokens,
         )
         if not budget:

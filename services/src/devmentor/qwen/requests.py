@@ -51,6 +51,8 @@ class ChatRequest:
     watermark: str | None
     wants_context: bool
     cache: CachePolicy
+    context_tokens: int | None = None
+    """Tokens that the client lets context take; None: as many as the settings do."""
     deadline_s: float | None = None
     form: Form = CHAT
     continues: bool = False
@@ -132,6 +134,7 @@ def parse_chat(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         watermark=_watermark(headers),
         wants_context=headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
+        context_tokens=_context_tokens(headers),
         deadline_s=deadline_s(headers),
         continues=_continues(body, headers),
     )
@@ -160,6 +163,7 @@ def parse_completion(body: dict[str, Any], headers: Mapping[str, str]) -> ChatRe
         and isinstance(prompt, str)
         and headers.get("x-devmentor-context", "").lower() != "none",
         cache=cache_policy(headers),
+        context_tokens=_context_tokens(headers),
         deadline_s=deadline_s(headers),
         form=LEGACY,
     )
@@ -248,6 +252,18 @@ def _watermark(headers: Mapping[str, str]) -> str | None:
     if mark is not None and not _WATERMARK.fullmatch(mark):
         _refuse("X-DevMentor-Watermark", f"what an ingest answered, {names.WATERMARK}, is expected")
     return mark
+
+
+def _context_tokens(headers: Mapping[str, str]) -> int | None:
+    given = headers.get("x-devmentor-context-tokens")
+    if given is None:
+        return None
+    if not _WHOLE.fullmatch(given) or not int(given):
+        _refuse(
+            "X-DevMentor-Context-Tokens",
+            "a positive whole number is expected; X-DevMentor-Context: none for no context",
+        )
+    return int(given)
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:

@@ -68,8 +68,7 @@ class Qwen:
     async def chat(self, request: ChatRequest, caller: Caller, request_id: str) -> Whole | Streamed:
         """Answer a chat or a legacy completion. Raises ApiError."""
         engine = engine_for(self._engines, request.model, "chat")
-        with_context = self._grounding.wanted(request)
-        mode = "context" if with_context else "plain"
+        mode = self._grounding.mode(request)
         job = Job(
             request,
             caller,
@@ -103,7 +102,7 @@ class Qwen:
 
     async def _near(self, job: Job, cache: SemanticCache) -> Whole | None:
         """The answer to a question of the same meaning, if there is one."""
-        mode = "context" if self._grounding.wanted(job.request) else "plain"
+        mode = self._grounding.mode(job.request)
         job.semantic = cache.candidate(job.request, job.caller.tenant, job.version, mode)
         job.looked_up_version = job.version
         if job.semantic is None or not job.request.cache.read:

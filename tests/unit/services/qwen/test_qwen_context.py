@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from conftest import StartTier, Tier
 from qwen_doubles import SAID, Engine, Pbml, serving
 
@@ -43,6 +44,26 @@ async def test_context_can_be_declined(grounded: Tier, engine: Engine, pbml: Pbm
     assert (await grounded.chat(headers={"X-DevMentor-Context": "none"})).context == "none"
     assert len(engine.questions[0]["messages"]) == 1
     assert pbml.asked == []
+
+
+async def test_context_takes_no_more_tokens_than_the_client_says_and_has_answers_of_its_own(
+    grounded: Tier, engine: Engine, pbml: Pbml
+) -> None:
+    pbml.learn("Something.")
+    await grounded.chat()
+    fewer = {"X-DevMentor-Context-Tokens": "100"}
+    assert ((first := await grounded.chat(headers=fewer)).cache, first.context) == ("miss", "ok")
+    assert [asked["token_budget"] for asked in pbml.asked] == [engine.context_length // 2, 100]
+    assert (await grounded.chat(headers=fewer)).cache == "hit"
+    assert (await grounded.chat(headers={"X-DevMentor-Context-Tokens": "200"})).cache == "miss"
+    assert (await grounded.chat(headers={"X-DevMentor-Context-Tokens": "63"})).context == "none"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1e3", "many", ""])
+async def test_context_tokens_that_are_no_number_are_refused(grounded: Tier, engine: Engine, given: str) -> None:
+    answer = await grounded.chat(headers={"X-DevMentor-Context-Tokens": given})
+    assert (answer.status, answer.body["error"]["param"]) == (400, "X-DevMentor-Context-Tokens")
+    assert engine.questions == []
 
 
 async def test_without_pbml_the_answer_has_no_context_says_so_and_is_not_kept(grounded: Tier, pbml: Pbml) -> None:
