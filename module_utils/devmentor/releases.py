@@ -242,9 +242,10 @@ class Releases:
         app = self._root / wanted.app
         (app / "releases").mkdir(parents=True, exist_ok=True)
         _link(app / "releases" / wanted.id, f"../../.store/{wanted.id}")
-        _link(app / "current", f"releases/{wanted.id}")
+        # First what a full disk refuses: there it stays at the release that it has, and is back without a word written.
         marker = app / ".release.json.new"
         marker.write_text(json.dumps({"app": wanted.app, "id": wanted.id, "previous": previous}, indent=2) + "\n")
+        _link(app / "current", f"releases/{wanted.id}")
         marker.replace(app / "release.json")
 
     def _prune(self, wanted: Wanted) -> list[str]:

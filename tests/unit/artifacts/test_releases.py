@@ -159,6 +159,19 @@ def test_a_switch_that_was_not_recorded_is_done_again(host):
     assert (host.root / "qwen" / "release.json").exists()
 
 
+def test_a_switch_that_cannot_be_recorded_is_not_made(host):
+    host.install()
+    in_the_way = host.root / "qwen" / ".release.json.new"
+    in_the_way.mkdir()  # as a full disk: nothing can be written there
+    with pytest.raises(OSError, match="Is a directory"):
+        host.install(release="0.1.0-bbbbbbbbbbbb")
+    assert host.releases.current("qwen") == "0.1.0-aaaaaaaaaaaa"
+    assert host.releases.switch("qwen", "0.1.0-aaaaaaaaaaaa") == "0.1.0-aaaaaaaaaaaa"
+    in_the_way.rmdir()
+    host.install(release="0.1.0-bbbbbbbbbbbb")
+    assert host.releases.current("qwen") == "0.1.0-bbbbbbbbbbbb"
+
+
 def test_going_back_is_a_switch_and_newer_than_the_process(host):
     host.install()
     host.install(release="0.1.0-bbbbbbbbbbbb")
