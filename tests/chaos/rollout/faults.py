@@ -136,9 +136,9 @@ def start_prometheus(scene: Scene) -> None:
 def make_volume(scene: Scene) -> None:
     """The victim's releases move to a disk of their own, under stopped services.
 
-    Not on PostgreSQL's leader, whose agent is stopped, too.
+    Not on PostgreSQL's leader, whose agent is stopped, too; nor on the canary, with which a roll ends otherwise.
     """
-    host = scene.choose(but={leader_of(scene.deployed.cluster.views())})
+    host = scene.choose(but={leader_of(scene.deployed.cluster.views()), scene.deployed.names("qwen")[0]})
     if RELEASES in disk.volumes(host):
         return
     listed = host.execute(["systemctl", "list-units", "--plain", "--no-legend", "--state=active", *UNITS]).stdout
