@@ -1,4 +1,4 @@
-"""What QWEN can do and does not by default, switched on for a deployed platform and off again: budgets, semantic cache.
+"""An instance's pool; and what QWEN does not by default, switched on and off again: token budgets, semantic cache.
 
 Runs on the platform that test_platform.py deployed; alone, it deploys one.
 """
@@ -60,6 +60,29 @@ def asked(hosts: Path) -> Ask:
     return send
 
 
+def test_an_instance_gives_its_engine_a_hundred_requests_and_the_next_waits_within_its_deadline_or_gets_429(
+    qwen: Qwen, hosts: Path
+) -> None:
+    # Before the budgets below: a hundred answers are more than those allow.
+    client = ask.client_of(Inventory(hosts))
+    model = client.expect(200, "GET", "/v1/models").body["data"][0]["id"]
+    call = ("https://lab1:8080", client.key, model, "llamacpp@chat")
+    program = f"{Path(full_pool.__file__).read_text()}\n\nmain(*{(*call, f'run {time.time_ns()}')!r})\n"
+    done = subprocess.run(
+        lab_command(hosts, "exec", "lab1", "--", "python3", "-"),
+        input=program, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["in_use"] == full_pool.POOL, "a hundred at the engine, and not one more"
+    hurried, waited = found["hurried"], found["waited"]
+    assert (hurried["status"], hurried["type"]) == (429, "rate_limit_error"), hurried
+    assert int(hurried["retry_after"]) >= 1
+    assert hurried["s"] < 5, "its deadline was one second"
+    assert waited["status"] == 200, waited
+    assert Counter(each["status"] for each in found["held"]) == {200: full_pool.POOL}
+
+
 def test_a_question_of_the_same_meaning_is_answered_from_the_semantic_cache_until_it_is_purged(
     qwen: Qwen, asked: Ask, hosts: Path
 ) -> None:
@@ -111,25 +134,3 @@ def test_a_budget_holds_over_all_instances(qwen: Qwen, asked: Ask) -> None:
     assert refused.body["error"]["code"] == "rate_limit_exceeded"
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert TOKENS_PER_MINUTE / 2 < used <= TOKENS_PER_MINUTE
-
-
-def test_an_instance_gives_its_engine_a_hundred_requests_and_the_next_waits_within_its_deadline_or_gets_429(
-    qwen: Qwen, hosts: Path
-) -> None:
-    client = ask.client_of(Inventory(hosts))
-    model = client.expect(200, "GET", "/v1/models").body["data"][0]["id"]
-    call = ("https://lab1:8080", client.key, model, "llamacpp@chat")
-    program = f"{Path(full_pool.__file__).read_text()}\n\nmain(*{(*call, f'run {time.time_ns()}')!r})\n"
-    done = subprocess.run(
-        lab_command(hosts, "exec", "lab1", "--", "python3", "-"),
-        input=program, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["in_use"] == full_pool.POOL, "a hundred at the engine, and not one more"
-    hurried, waited = found["hurried"], found["waited"]
-    assert (hurried["status"], hurried["type"]) == (429, "rate_limit_error"), hurried
-    assert int(hurried["retry_after"]) >= 1
-    assert hurried["s"] < 5, "its deadline was one second"
-    assert waited["status"] == 200, waited
-    assert Counter(each["status"] for each in found["held"]) == {200: full_pool.POOL}
