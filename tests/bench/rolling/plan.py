@@ -16,8 +16,8 @@ CONTEXT_EVERY = 4
 
 NO_CONTEXT = {"X-DevMentor-Context": "none"}
 SOME_CONTEXT = {"X-DevMentor-Context-Tokens": "500"}
-"""Of what was ingested meanwhile half of the model's length would fit, 8000 tokens: it takes a core of the two for 6 to
-25 s while a playbook runs, and whoever comes next waits."""
+"""Of what was ingested meanwhile half of the model's length would fit, 8000 tokens: such chats took 6 to 25 s while a
+playbook ran on the same two cores, and those after them waited."""
 
 
 def document_id(run: str, number: int) -> str:

@@ -1,10 +1,12 @@
-"""A private PostgreSQL that tests stop and start, and the API's own process beside it."""
+"""A private PostgreSQL that tests stop and start, a proxy before it, and the API's own process beside it."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -62,3 +64,46 @@ class Api:
             self._process.send_signal(how)
             self._process.wait(30)
             self._process = None
+
+
+class Proxy:
+    """Between psycopg and PostgreSQL. While `swallow` is set, a COMMIT goes through and its connection ends then."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.port, self.swallow = target, 0, False
+
+    async def serve(self, reader, writer) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        committed = False
+
+        async def up() -> None:
+            nonlocal committed
+            while data := await reader.read(65536):
+                committed = committed or (self.swallow and b"COMMIT" in data)
+                up_writer.write(data)
+
+        async def down() -> None:
+            while data := await up_reader.read(65536):
+                if committed:
+                    writer.transport.abort()
+                    return
+                writer.write(data)
+
+        tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        writer.close()
+        up_writer.close()
+
+
+@asynccontextmanager
+async def swallowing_commits(target: int):
+    proxy = Proxy(target)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()

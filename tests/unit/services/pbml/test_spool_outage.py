@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 from psycopg import sql
-from spool_postgres import Api, Postgres
+from spool_postgres import Api, Postgres, swallowing_commits
 
 from devmentor.pbml import api, jobs, schema
 from devmentor.pbml.commands import CommandFailed
@@ -291,49 +291,6 @@ async def test_a_commit_whose_outcome_is_not_known_is_spooled_and_done_once(post
             replayed = "SELECT replays > 0 FROM spool_entries WHERE entry_id = %s"
             await eventually(lambda: rows(database, replayed, mark) == [(True,)])
     assert [row[3] for row in versions(database)] == ["zero", "one"]
-
-
-class Proxy:
-    """Between psycopg and PostgreSQL. While `swallow` is set, a COMMIT goes through and its connection ends then."""
-
-    def __init__(self, target: int) -> None:
-        self.target, self.port, self.swallow = target, 0, False
-
-    async def serve(self, reader, writer) -> None:
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        committed = False
-
-        async def up() -> None:
-            nonlocal committed
-            while data := await reader.read(65536):
-                committed = committed or (self.swallow and b"COMMIT" in data)
-                up_writer.write(data)
-
-        async def down() -> None:
-            while data := await up_reader.read(65536):
-                if committed:
-                    writer.transport.abort()
-                    return
-                writer.write(data)
-
-        tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        writer.close()
-        up_writer.close()
-
-
-@asynccontextmanager
-async def swallowing_commits(target: int):
-    proxy = Proxy(target)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
-        yield proxy
-    finally:
-        server.close()
 
 
 # More, and longer: PBML_SPOOL_SEEDS=1,2,3 PBML_SPOOL_EACH=125 pytest tests/unit/services/pbml/test_spool_outage.py
