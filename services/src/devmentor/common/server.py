@@ -1,7 +1,6 @@
 """Runs a service under systemd: mutual TLS, READY and WATCHDOG, drain before stop, new certificates on SIGHUP."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import ssl
@@ -10,7 +9,7 @@ from collections.abc import Callable
 import uvicorn
 from starlette.applications import Starlette
 
-from devmentor.common import tls
+from devmentor.common import tasks, tls
 from devmentor.common.health import Readiness
 from devmentor.common.notify import feed_watchdog, notify
 from devmentor.common.settings import ServiceSettings
@@ -42,10 +41,7 @@ class _Server(uvicorn.Server):
         if not self.force_exit:
             await asyncio.sleep(self._drain_delay_s)
         await super().shutdown(sockets=None)
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watchdog
+        await tasks.end(self._watchdog)
 
 
 def run(app: Starlette, settings: ServiceSettings, *, alive: Callable[[], bool] = lambda: True) -> None:

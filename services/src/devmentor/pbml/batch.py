@@ -1,12 +1,12 @@
 """Batch manager: texts of many documents share calls of the embeddings endpoint."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Gauge, Histogram
 
+from devmentor.common import tasks
 from devmentor.pbml.embedder import TextRefused, Vector
 
 BATCH_SIZE = Histogram("pbml_embedding_batch_size", "Texts in one call", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
@@ -48,13 +48,8 @@ class BatchManager:
 
     async def close(self) -> None:
         """Stop; texts that still wait get a CancelledError."""
-        if self._collector is not None:
-            self._collector.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._collector
-        for call in list(self._calls):
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await tasks.end(self._collector)
+        await tasks.end(*self._calls)
         while not self._queue.empty():
             self._queue.get_nowait().result.cancel()
 
@@ -78,7 +73,8 @@ class BatchManager:
             deadline = loop.time() + self._max_age_s
             while len(batch) < self._max_size:
                 try:
-                    batch.append(await asyncio.wait_for(self._queue.get(), max(0.0, deadline - loop.time())))
+                    async with asyncio.timeout_at(deadline):
+                        batch.append(await self._queue.get())
                 except TimeoutError:
                     break
             WAITING.set(self._queue.qsize())

@@ -98,6 +98,9 @@ class Database:
         """Run `work` and commit. Tried again while nothing was committed and time is left."""
         deadline = asyncio.get_running_loop().time() + (timeout_s or self._timeout_s)
         start, pause = time.monotonic(), 0.05
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -105,8 +108,10 @@ class Database:
                 WRITES.labels("ok").inc()
                 WRITE_SECONDS.observe(time.monotonic() - start)
                 return committed
-            except OutcomeUnknown:
+            except OutcomeUnknown as error:
                 WRITES.labels("unknown").inc()
+                if task.cancelling() > cancelling:
+                    raise asyncio.CancelledError from error  # by somebody who waits for the end, not by the deadline
                 raise
             except (*_AWAY, TimeoutError) as error:
                 if asyncio.get_running_loop().time() + pause >= deadline:

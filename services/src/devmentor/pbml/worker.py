@@ -12,6 +12,7 @@ from procrastinate.exceptions import ConnectorException
 from prometheus_client import Counter, Gauge
 from starlette.applications import Starlette
 
+from devmentor.common import tasks
 from devmentor.common.health import Check, Readiness
 from devmentor.common.web import create_app
 from devmentor.pbml import jobs, quota, tokens
@@ -93,21 +94,19 @@ class Worker:
         await self.embedder.open()
         await self._batches.open()
         async with self._app.open_async(self.database.pool):
-            tasks = [
+            running = [
                 asyncio.create_task(self._loop(), name="job-loop"),
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
             if self._folder is not None:
-                tasks.append(asyncio.create_task(self._folder.run(), name="summaries"))
+                running.append(asyncio.create_task(self._folder.run(), name="summaries"))
             if self._follower is not None:
-                tasks.append(asyncio.create_task(self._follower.run(), name="state"))
+                running.append(asyncio.create_task(self._follower.run(), name="state"))
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await tasks.end(*running)
                 await self._batches.close()
         await self.embedder.close()
         await self.index.close()

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devmentor.common import tasks
 from devmentor.pgagent.follow import LeaderView
 from devmentor.pgagent.postgres import LocalError
 from devmentor.pgagent.probe import Probe
@@ -56,12 +57,10 @@ class Duties:
             self._tasks.append(asyncio.create_task(self._loop(name, work, every_s), name=name))
 
     async def end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
         if self._long is not None:
             self._long.cancel()
         self._drop_probe()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
 
     @property
     def alive(self) -> bool:

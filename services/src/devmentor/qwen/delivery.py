@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from devmentor.common import tasks
 from devmentor.common.errors import ApiError
 from devmentor.qwen import metrics, sse
 from devmentor.qwen.answers import Streamed, Whole
@@ -30,17 +31,11 @@ async def finished(receive: Receive, task: "asyncio.Task[T]", patience_s: float 
         if not task.done() and leaving.done():
             raise ClientLeftError
     except BaseException:
-        await _cancel(task)
+        await tasks.end(task)
         raise
     finally:
-        await _cancel(leaving)
+        await tasks.end(leaving)
     return task.done()
-
-
-async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -77,7 +72,7 @@ class EventStream(Response):
             else:
                 metrics.CANCELLED.labels("chat").inc()
         finally:
-            await _cancel(sending, pinging, leaving)
+            await tasks.end(sending, pinging, leaving)
             await self._blocks.aclose()
             await self._close()
 
@@ -120,7 +115,7 @@ class LateAnswer:
             yield block
 
     async def close(self) -> None:
-        await _cancel(self._task)
+        await tasks.end(self._task)
         if not self._task.cancelled() and self._task.exception() is None:
             answer = self._task.result()
             if isinstance(answer, Streamed):

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 
+from devmentor.common import tasks
 from devmentor.qwen import metrics
 from devmentor.qwen.answers import Whole
 from devmentor.qwen.engine_errors import EngineError, StreamBrokenError
@@ -128,8 +129,7 @@ class Flight:
         """Nobody waits any more: end the work, down to the engine."""
         if not self._task.done():
             self._landed(self)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await tasks.end(self._task)
 
 
 class Seat:

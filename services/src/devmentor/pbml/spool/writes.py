@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from devmentor.common import tasks
 from devmentor.common.errors import unavailable
 from devmentor.pbml.db import Committed, Connection, Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.models import spooled_id
@@ -64,9 +65,7 @@ class SpooledWrites:
         try:
             yield
         finally:
-            replaying.cancel()
-            with suppress(asyncio.CancelledError):
-                await replaying
+            await tasks.end(replaying)
             await self.spool.close()
 
     async def write(

@@ -1,11 +1,11 @@
 """When checkpoints are written: beside the following, which does not wait for them."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from pathlib import Path
 
+from devmentor.common import tasks
 from devmentor.pbml.state import checkpoint, metrics
 from devmentor.pbml.state.file import StateFile
 
@@ -42,10 +42,7 @@ class Copies:
 
     async def stop(self) -> None:
         """Its thread can not be stopped; what that leaves behind the next one removes."""
-        if self._copying is not None:
-            self._copying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._copying
+        await tasks.end(self._copying)
 
     async def _copy(self, file: StateFile) -> None:
         try:

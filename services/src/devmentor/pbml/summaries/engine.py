@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from prometheus_client import Counter, Histogram
 
-from devmentor.common import tls
+from devmentor.common import tasks, tls
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.summaries.load import Load, LoadUnknown, parse_load
 from devmentor.pbml.summaries.prompt import Message
@@ -116,9 +116,7 @@ class SummaryEngine:
                 raise Busy("a request waits at an engine")
             return call.result()
         finally:
-            call.cancel()
-            watch.cancel()
-            await asyncio.gather(call, watch, return_exceptions=True)
+            await tasks.end(call, watch)
 
     async def _until_busy(self) -> None:
         while True:
