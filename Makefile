@@ -68,7 +68,7 @@ lint: venv ## ansible-lint (production), yamllint, ruff, mypy, shellcheck, gener
 	@tools/lint.sh
 
 unit: venv ## fast tests, no hosts
-	@pytest tests/unit
+	@pytest tests/unit --numprocesses auto --dist loadfile --timeout 300 --durations 15
 
 model: venv ## the failover protocol explored to bounds, mistakes found; ARGS="--seconds 900 --seed 1 --traces"
 	@python -m tests.model $(ARGS)
@@ -83,7 +83,7 @@ molecule-short: venv ## the scenarios that fit CI
 	@tools/molecule.sh $(MOLECULE_SHORT)
 
 integration: venv ## the lab, the site, verify, second run, a lost host, bad input; takes the lab down
-	@pytest tests/integration
+	@pytest tests/integration --durations 30
 
 test: lint unit syntax molecule-short integration ## everything CI runs
 
