@@ -1,7 +1,8 @@
 """The labs of the integration tests, taken down whatever happens.
 
-`hosts` is the inventory's, made and deployed once for all of `test_platform*.py`; `bench` is a small one that each
-`test_lab_*.py` makes for itself (both files: about two minutes).
+`hosts` is the inventory's, made and deployed once for all of `test_platform*.py`; `cluster` is PostgreSQL and its
+poolers alone, deployed once for all of `test_postgres_*.py`; `bench` is a small one that each `test_lab_*.py` makes for
+itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.postgres import run as chaos
+from tests.chaos.postgres.cluster import Cluster
 from tests.integration.lab_bench import THREE, Bench, make, remains
 from tools.runs import ROOT, lab
 
@@ -32,6 +35,18 @@ def hosts(inventory: Path) -> Iterator[Path]:
     yield inventory
     if not KEEP:
         lab(inventory, "down").require()
+
+
+@pytest.fixture(scope="session")
+def cluster(inventory: Path) -> Iterator[Cluster]:
+    """Whole, and left whole by each test. The platform's hosts go first: two labs are too many for two cores."""
+    if not KEEP:
+        lab(inventory, "down").require()
+    try:
+        yield chaos.deploy(chaos.INVENTORY, fresh=True, volumes=False)
+    finally:
+        if not KEEP:
+            lab(chaos.INVENTORY, "down").require()
 
 
 @pytest.fixture(scope="module")

@@ -5,31 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.chaos.postgres.cluster import Cluster, leader_of
 from tests.chaos.postgres.faults import FAULTS
 from tests.chaos.postgres.rounds import play
-from tests.chaos.postgres.run import EVIDENCE, INVENTORY, LEFT_OUT, deploy, line
-from tests.integration.conftest import KEEP
-from tools.runs import lab, playbook
+from tests.chaos.postgres.run import EVIDENCE, INVENTORY, LEFT_OUT, line
+from tools.runs import playbook
 
 pytestmark = pytest.mark.lab
 
 SEED = 1
 # Generous: these hosts share two cores with whatever else CI runs. The bench has the figures.
 RTO_LIMIT = 15.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    try:
-        yield deploy(INVENTORY, fresh=True, volumes=False)
-    finally:
-        if not KEEP:
-            lab(INVENTORY, "down").require()
 
 
 @pytest.mark.parametrize("fault", ["switchover", "power_cut", "false_alarm", "followers_at_once"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.postgres import rounds
 from tests.chaos.postgres.cluster import Cluster, leader_of, wait_until
 from tests.chaos.postgres.faults import FAILOVER, Fault, Scene, nothing
-from tests.chaos.postgres.run import EVIDENCE, INVENTORY, deploy
+from tests.chaos.postgres.run import EVIDENCE, INVENTORY
 from tests.integration.newer_packages import SUFFIX, installed, offer
 from tools.runs import ROOT, Run, lab, run
 
@@ -22,14 +22,6 @@ pytestmark = pytest.mark.lab
 WHOLE_SECONDS = 180.0
 
 Play = Callable[..., Run]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    try:
-        yield deploy(INVENTORY, fresh=True, volumes=False)
-    finally:
-        lab(INVENTORY, "down").require()
 
 
 @pytest.fixture
