@@ -53,7 +53,7 @@ async def one_round(witness, port, listening):
 async def test_silence_is_excused_where_the_own_server_does_not_answer(witness, port, listening):
     took = await one_round(witness, port, listening)
     assert witness.suspicion is None
-    assert 0.2 <= took < 1.0
+    assert 0.2 <= took < 1.8, "its own limit, not the two seconds that libpq takes at least"
 
 
 @pytest.mark.parametrize("listening", [(OWN,), ()], ids=["own silent", "own refuses"])

@@ -57,7 +57,7 @@ class Running:
     def __init__(self, tmp_path: Path, ca: Authority) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(tmp_path / "notify"))
-        self.socket.settimeout(15)
+        self.socket.settimeout(60)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -83,7 +83,7 @@ class Running:
         self.process.send_signal(signal.SIGHUP)
 
     def wait_for(self, line: str) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if line in self.socket.recv(4096).decode().split("\n"):
                 return

@@ -160,7 +160,8 @@ async def test_a_load_is_judged_as_its_tier_was(
     monkeypatch.setattr("tests.chaos.qwen.checker.CALM_S", 0.5)
     tier = await start(probe_s=0.1, breaker_open_s=0.2, pbml_urls=[urls["pbml"]])
     load, moments = await under_load(tier, 1.0, 40, "error", engine)
-    assert 60 < len(load.seen) <= 130, "the thread takes its time to begin"
+    due = 40 * (moments.until - load.seen[0].start)
+    assert due / 2 < len(load.seen) <= due + 10
     assert {each.kind for each in load.seen} == {WHOLE, STREAM}
     as_named = judge(EXPECTED["engines_dead"], load.seen, moments)
     assert as_named.violations == []
@@ -173,7 +174,7 @@ async def test_a_round_from_its_beginning_to_its_verdict_on_a_pretended_lab(
     start: StartTier, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tier and the clients are real; hosts are not, and the fault is the engine double's."""
-    monkeypatch.setattr("tests.chaos.qwen.rounds.BEFORE_S", 1.0)
+    monkeypatch.setattr("tests.chaos.qwen.rounds.BEFORE_S", 3.0)
     monkeypatch.setattr("tests.chaos.qwen.checker.CALM_S", 1.0)
     monkeypatch.setattr("tests.chaos.qwen.rounds.save_evidence", lambda _deployed, folder: folder.mkdir(exist_ok=True))
     tier = await start(probe_s=0.1, breaker_open_s=0.2)
@@ -208,7 +209,7 @@ async def test_a_round_from_its_beginning_to_its_verdict_on_a_pretended_lab(
 async def test_a_fault_that_fails_is_undone_and_told_on_a_pretended_lab(
     start: StartTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.chaos.qwen.rounds.BEFORE_S", 0.5)
+    monkeypatch.setattr("tests.chaos.qwen.rounds.BEFORE_S", 3.0)
     monkeypatch.setattr("tests.chaos.qwen.checker.CALM_S", 0.5)
     monkeypatch.setattr("tests.chaos.qwen.rounds.save_evidence", lambda *_: None)
     tier = await start(probe_s=60)

@@ -63,7 +63,7 @@ async def test_ready_needs_tokens_that_move(start: StartTier, engine: Engine) ->
     tier = await start(probe_s=0.05, stuck_s=0.4)
 
     async def ready_is(status: int) -> str:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answer = await tier.request("GET", "/ready")
             while answer.status != status:
                 await asyncio.sleep(0.05)

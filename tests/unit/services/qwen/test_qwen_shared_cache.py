@@ -30,11 +30,11 @@ async def test_a_slow_node_costs_its_budget_and_no_answer(start: StartTier) -> N
     node = CacheNode()
     async with node.serving() as address:
         tier = await start(cache_nodes=[address], cache_budget_s=0.05)
-        node.delay = 1.0
+        node.delay = 5.0
         began = asyncio.get_running_loop().time()
         answer = await tier.chat()
         assert (answer.status, answer.served_by) == (200, "engine")
-        assert asyncio.get_running_loop().time() - began < 0.6
+        assert asyncio.get_running_loop().time() - began < 4
 
 
 async def test_a_dead_node_is_left_alone_and_the_others_keep_working(start: StartTier) -> None:
