@@ -114,18 +114,12 @@ def test_the_plan_changes_nothing(deployed: Path, tmp_path: Path) -> None:
     assert on(deployed, "lab1", "test", "!", "-e", LOCK).status == 0
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [("\n\nraise SystemExit('cannot be loaded')\n", "cannot be loaded"), (NEVER_READY, "never ready")],
-)
-def test_a_pretended_bad_release_goes_back_by_itself_and_nobody_notices(
-    deployed: Path, tmp_path: Path, fault: str, said: str
-) -> None:
+def test_a_pretended_bad_release_goes_back_by_itself_and_nobody_notices(deployed: Path, tmp_path: Path) -> None:
     before = releases(deployed)
     with Asking(deployed) as asking:
-        refused = update(deployed, source(tmp_path, fault), "-e", "qwen_ready_seconds=20")
+        refused = update(deployed, source(tmp_path, NEVER_READY), "-e", "qwen_ready_seconds=20")
     assert refused.status != 0
-    assert said in refused.output
+    assert "never ready" in refused.output
     assert releases(deployed) == before
     assert (asking.failed, asking.asked > 20) == ([], True)
     for host in QWEN:
