@@ -18,7 +18,7 @@ vault = $(if $(wildcard $(INVENTORY)/.vault-password),ANSIBLE_VAULT_PASSWORD_FIL
 play = $(vault) ansible-playbook -i $(INVENTORY)
 
 .PHONY: help venv lab lab-up lab-down lab-status site roll verify preflight pg-status secrets models ask \
-	lint unit model syntax molecule molecule-short integration test docs bench-deploy chaos-site chaos-postgres \
+	lint unit model syntax molecule molecule-short integration integration-long test docs bench-deploy chaos-site chaos-postgres \
 	chaos-pbml chaos-qwen vm-postgres bench-failover bench-semantic-cache bench-qwen bench-qwen-memory bench-affinity \
 	bench-pbml bench-pbml-short fuzz-pbml bench-rolling chaos-rollout clean
 
@@ -83,7 +83,10 @@ molecule-short: venv ## the scenarios that fit CI
 	@tools/molecule.sh $(MOLECULE_SHORT)
 
 integration: venv ## the lab, the site, verify, second run, a lost host, bad input; takes the lab down
-	@pytest tests/integration --durations 30
+	@pytest tests/integration -m "not long" --durations 30
+
+integration-long: venv ## what takes too long for CI: a newer PostgreSQL, host by host, under load
+	@pytest tests/integration -m long --durations 5
 
 test: lint unit syntax molecule-short integration ## everything CI runs
 

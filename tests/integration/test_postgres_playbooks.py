@@ -148,6 +148,7 @@ def test_an_update_without_newer_packages_changes_nothing(play: Play, cluster: C
     assert leads(cluster) == leader
 
 
+@pytest.mark.long
 def test_an_update_takes_the_leader_last_and_fails_no_statement(play: Play, cluster: Cluster, leader: str):
     packages = ["postgresql-17", "postgresql-client-17"]
     hosts = [cluster.lab.host(node) for node in cluster.nodes]
