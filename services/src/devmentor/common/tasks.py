@@ -12,11 +12,12 @@ async def end(*tasks: "asyncio.Task[Any] | None", again_after_s: float = _AGAIN_
     A cancellation may be lost: before Python 3.12 `asyncio.wait_for`, with which psycopg's pool waits, returns its
     result where both come at once (python/cpython#86296). A task that goes on is cancelled again.
     """
-    left = {task for task in tasks if task is not None and not task.done()}
+    given = [task for task in tasks if task is not None]
+    left = {task for task in given if not task.done()}
     while left:
         for task in left:
             task.cancel()
-        ended, left = await asyncio.wait(left, timeout=again_after_s)
-        for task in ended:
-            if not task.cancelled():
-                task.exception()  # looked at: nobody else will
+        _, left = await asyncio.wait(left, timeout=again_after_s)
+    for task in given:
+        if not task.cancelled():
+            task.exception()  # looked at: nobody else will

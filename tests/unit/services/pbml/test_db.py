@@ -50,6 +50,8 @@ async def test_whoever_cancels_it_is_not_told_something_else(database, conninfo)
         await asyncio.sleep(0.05)
         if standby_is_waited_for(conninfo):
             break
+    else:
+        pytest.fail("the commit never came to wait for its standby")
     writing.cancel()
     await asyncio.wait([writing], timeout=20)
     assert writing.cancelled()
