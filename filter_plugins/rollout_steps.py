@@ -40,6 +40,23 @@ def rollout_last(groups: Mapping[str, Sequence[str]], hostvars: Any, pg_leader: 
     return last
 
 
+def turn_mode(
+    entry: Mapping[str, Any], host: str, groups: Mapping[str, Sequence[str]], live: Sequence[str]
+) -> dict[str, str]:
+    """{mode, stand_in, impact} of a host's turn.
+
+    `host`: a live host of the tier's `standbys` serves in its place; `idle`: it is such a host itself, serves nobody.
+    Otherwise what the tier's entry says.
+    """
+    standbys = groups.get(entry.get("standbys", ""), ())
+    if host in standbys:
+        return {"mode": "idle", "stand_in": "", "impact": "none, it stands by"}
+    free = [name for name in standbys if name in live]
+    if entry["mode"] == "drained" and free and host in groups.get(entry["backend"], ()):
+        return {"mode": "host", "stand_in": free[0], "impact": f"none, {free[0]} serves meanwhile"}
+    return {"mode": entry["mode"], "stand_in": "", "impact": entry["impact"]}
+
+
 def last_records(journal: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
     """(tier, host) -> the newest record of it in the journal."""
     return {(record["tier"], record["host"]): record for record in journal.get("steps", ())}
@@ -56,7 +73,7 @@ def rollout_steps(
     last: Mapping[str, str],
     only_host: str = "",
 ) -> list[Step]:
-    """What is left to do, in order: {tier, host, mode, impact, changes, canary, interrupted}.
+    """What is left to do, in order: {tier, host, mode, stand_in, impact, changes, canary, interrupted}.
 
     tiers: the role's table. live: hosts that are not offline. changes: host -> tier -> tasks that a check run said
     would change something. last: tier -> the host that goes last (the leader). A host that an open journal has begun
@@ -94,8 +111,7 @@ def rollout_steps(
                     {
                         "tier": tier,
                         "host": host,
-                        "mode": entry["mode"],
-                        "impact": entry["impact"],
+                        **turn_mode(entry, host, groups, live),
                         "changes": wanted,
                         "canary": not of_tier,
                         "interrupted": interrupted,

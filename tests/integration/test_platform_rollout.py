@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.rolling import serving
+from tests.chaos.qwen.deployed import Deployed
 from tools import ask
 from tools.inventory_vars import Inventory
 from tools.lab_run import deploy, prepare
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.lab
 QWEN = ("lab1", "lab2", "lab3")
 JOURNAL = "/var/lib/devmentor/rollout/journal.json"
 LOCK = "/var/lib/devmentor/rollout/lock.json"
+STANDBY = ("-i", str(ROOT / "tests/integration/standby.yml"))
 # The process lives, and every probe of its readiness is answered with 503.
 NEVER_READY = """
 
@@ -148,6 +151,33 @@ def test_a_release_is_rolled_without_a_failed_request_and_then_there_is_nothing_
         playbook("rollback", deployed, "-e", "tier=qwen", "-e", "host=lab1").require()
     assert releases(deployed) == {**after, "lab1": before["lab1"]}
     assert asking.failed == []
+
+
+@pytest.fixture
+def with_standby(deployed: Path) -> Iterator[Path]:
+    """lab4 stands by for QWEN; afterwards it does not."""
+    playbook("site", deployed, *STANDBY).require()
+    yield deployed
+    playbook("site", deployed).require()
+
+
+@pytest.mark.long
+def test_a_standby_host_joins_before_an_engine_is_drained_and_leaves_after_it(with_standby: Path) -> None:
+    restart = ("restart", with_standby, *STANDBY, "-e", "tier=llamacpp")
+    plan = playbook(*restart, "--check").require().output
+    assert "lab1         host     impact: none, lab4 serves meanwhile" in plan
+    assert "lab4         idle     impact: none, it stands by" in plan
+
+    watch = serving.Watch(Deployed(with_standby).hosts("gateway"), time.monotonic())
+    watch.start()
+    with Asking(with_standby) as asking:
+        playbook(*restart).require()
+    watch.stop()
+    assert (asking.failed, asking.asked > 20) == ([], True)
+    seen = [set(sample.up["qwen"]) for sample in watch.samples if "qwen" in sample.up]
+    assert min(len(names) for names in seen) == 3, "a gateway had fewer instances than before"
+    assert {"lab4", "lab2", "lab3"} in seen, "lab4 never served in the place of lab1"
+    assert seen[-1] == {"lab1", "lab2", "lab3"}
 
 
 def locked(deployed: Path) -> str:

@@ -17,8 +17,15 @@ _spec.loader.exec_module(plan)
 
 TIERS: dict[str, dict[str, Any]] = {
     "postgres": {"group": "postgres", "mode": "one_out", "impact": "a moment", "roles": ["postgres"]},
-    "qwen": {"group": ["qwen", "qwen_standby"], "mode": "slot", "impact": "none", "roles": ["qwen"], "app": "qwen"},
-}
+    "qwen": {
+        "group": ["qwen", "qwen_standby"], "mode": "slot", "impact": "none", "roles": ["qwen"], "app": "qwen",
+        "standbys": "qwen_standby",
+    },
+}  # fmt: skip
+ENGINE = {
+    "group": ["qwen", "qwen_standby", "pbml"], "mode": "drained", "impact": "one engine fewer", "roles": ["llamacpp"],
+    "standbys": "qwen_standby", "backend": "qwen",
+}  # fmt: skip
 GROUPS = {"postgres": ["h1", "h2", "h3"], "qwen": ["h1", "h2"], "qwen_standby": ["h9"], "offline": ["h9"]}
 LIVE = ["h1", "h2", "h3"]
 CHANGES = {host: {"postgres": ["Configure"], "qwen": ["Install"]} for host in LIVE}
@@ -91,6 +98,32 @@ def test_what_has_no_releases_is_not_said_to_go_back() -> None:
     journal = {"run": "r1", "kind": "update", "state": "failed", "steps": [record("postgres", "h2", "done")]}
     with pytest.raises(AnsibleFilterError, match=r"postgres on h2 has no release.*rollout_abandon=r1"):
         steps("rollback", changes={}, journal=journal)
+
+
+def turns(tier: str, live: list[str], entry: dict[str, Any] = ENGINE) -> list[tuple[str, str, str, str]]:
+    groups = {**GROUPS, "pbml": ["h3"]}
+    found = plan.rollout_steps([tier], {tier: entry}, groups, live, "restart", {}, {}, {})
+    return [(step["host"], step["mode"], step["stand_in"], step["impact"]) for step in found]
+
+
+def test_a_live_standby_host_serves_in_the_place_of_one_that_is_drained() -> None:
+    assert turns("llamacpp", [*LIVE, "h9"]) == [
+        ("h1", "host", "h9", "none, h9 serves meanwhile"),
+        ("h2", "host", "h9", "none, h9 serves meanwhile"),
+        ("h9", "idle", "", "none, it stands by"),
+        ("h3", "drained", "", "one engine fewer"),
+    ]
+
+
+def test_without_a_live_standby_host_there_is_one_engine_fewer() -> None:
+    assert turns("llamacpp", LIVE) == [(host, "drained", "", "one engine fewer") for host in LIVE]
+
+
+def test_where_there_is_room_beside_it_a_standby_host_is_not_needed_and_is_only_brought_up_to_date() -> None:
+    found = turns("qwen", [*LIVE, "h9"], TIERS["qwen"])
+    assert [(host, mode, stand_in) for host, mode, stand_in, _ in found] == [
+        ("h1", "slot", ""), ("h2", "slot", ""), ("h9", "idle", ""),
+    ]  # fmt: skip
 
 
 def test_leaders_are_found_in_what_hosts_said() -> None:
