@@ -10,6 +10,8 @@ SUFFIX = "+newer1"
 
 SCRIPT = f"""
 set -eu
+# One that was offered before would be found instead of Debian's.
+if [ -e /etc/apt/sources.list.d/newer.list ]; then rm /etc/apt/sources.list.d/newer.list && apt-get update -qq; fi
 rm -rf /srv/newer && mkdir -p /srv/newer/archive && cd /srv/newer
 apt-get download -qq "$@" >/dev/null
 for package in *.deb; do
