@@ -11,8 +11,15 @@ from tests.chaos.qwen.deployed import Deployed
 from tests.integration.newer_packages import SUFFIX, installed, offer
 
 # Package -> the group whose hosts have it. PostgreSQL's own takes minutes to pack.
-GROUPS = {"pgbouncer": "pgbouncer", "valkey-server": "cache", "haproxy": "gateway", "postgresql-17": "postgres"}
-PACKAGES = ("pgbouncer", "valkey-server", "haproxy")
+GROUPS = {
+    "pgbouncer": "pgbouncer",
+    "valkey-server": "cache",
+    "haproxy": "gateway",
+    "prometheus": "monitoring",
+    "prometheus-node-exporter": "all",
+    "postgresql-17": "postgres",
+}
+PACKAGES = ("pgbouncer", "valkey-server", "haproxy", "prometheus", "prometheus-node-exporter")
 
 
 def packages(deployed: Deployed, names: Iterable[str]) -> dict[str, str]:
