@@ -18,7 +18,7 @@ from lab.errors import LabError
 from lab.host import Host
 from tests.bench.rolling.records import SQL_READ, SQL_WRITE, Record
 from tests.chaos.postgres import cluster
-from tests.chaos.postgres.attempts import Attempt, Read, Row, parse
+from tests.chaos.postgres.attempts import OK, REOPENED, Attempt, Read, Row, parse
 from tests.chaos.postgres.cluster import DATABASE, TABLE, Cluster, leader_of, wait_until
 from tools.runs import ROOT
 
@@ -32,7 +32,7 @@ def clients(target: Cluster, run: str, rate: float) -> list[dict[str, Any]]:
     found = target.clients(run)
     chosen = [each for each in found if each["kind"] == "writer"][:WRITERS]
     chosen += [each for each in found if each["kind"] == "reader"][:READERS]
-    return [{**each, "rate": rate / len(chosen)} for each in chosen]
+    return [{**each, "rate": rate / len(chosen), "looks": True} for each in chosen]
 
 
 @dataclass
@@ -126,4 +126,5 @@ def record(each: Attempt | Read, began: float) -> Record:
     """The clients note a statement's scheduled time as its start."""
     start, end = round(each.start - began, 4), round(each.end - began, 4)
     kind = SQL_WRITE if isinstance(each, Attempt) else SQL_READ
-    return Record(kind, start, start, end, each.outcome, where=each.server, detail=each.detail)
+    degraded = REOPENED if each.outcome == OK and each.detail == REOPENED else ""
+    return Record(kind, start, start, end, each.outcome, where=each.server, degraded=degraded, detail=each.detail)

@@ -15,6 +15,9 @@ WARNED = "warned"
 TIMEOUT = "timeout"
 """The client's own limit on the statement ended it."""
 
+REOPENED = "reopened"
+"""The detail of a success for which a connection that was closed while it was idle had to be replaced."""
+
 DIRECT = "direct-"
 """Prefix of the clients that sit on a server's own host and reach it by its socket, whatever the network does."""
 

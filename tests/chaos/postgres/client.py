@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from tests.chaos.postgres.attempts import OK, TIMEOUT, WARNED
+from tests.chaos.postgres.attempts import OK, REOPENED, TIMEOUT, WARNED
 
 RECONNECT_PAUSE = 0.02
 CONNECT_SECONDS = 2  # the least that libpq takes
@@ -33,10 +34,24 @@ SELECT coalesce(max(seq), 0), coalesce(host(inet_server_addr()), '') FROM {table
 """
 
 
+def closed(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    """Whether the server has closed it while it was idle."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        connection.execute("")
+    except psycopg.Error:
+        return True
+    return False
+
+
 class Client(threading.Thread):
     """A client with one connection: it sends its next statement once the last was answered, refused or given up.
 
-    That is after `pause_s`, or when it is due by `rate` (statements a second), however late.
+    That is after `pause_s`, or when it is due by `rate` (statements a second), however late. One that `looks` does as
+    a pool that checks what it lends: a connection that was closed while it was idle is replaced before the statement.
     """
 
     def __init__(self, name: str, config: dict[str, Any], out: Output, stop: threading.Event) -> None:
@@ -63,12 +78,16 @@ class Client(threading.Thread):
     def execute(self, statement: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...], str]:
         """(outcome, row, detail) of one statement, within the limit."""
         self.warned, self.gave_up = "", False
+        reopened = ""
         try:
+            if self.connection is not None and self.config.get("looks") and closed(self.connection):
+                self.connection.close()
+                self.connection, reopened = None, REOPENED
             if self.connection is None:
                 self.connection = self.connect()
             self.deadline = time.monotonic() + float(self.config["statement_s"])
             row = self.connection.execute(statement, values).fetchone() or ()
-            return (WARNED if self.warned else OK), row, self.warned
+            return (WARNED if self.warned else OK), row, self.warned or reopened
         except psycopg.Error as error:
             outcome = TIMEOUT if self.gave_up else error.sqlstate or type(error).__name__
             if self.connection is not None:

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Histogram
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from devmentor.common import postgres
 from devmentor.pbml.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Database:
             # No server-side prepared statements: a pooled server connection may not know them.
             kwargs={"prepare_threshold": None, "row_factory": dict_row},
             connection_class=psycopg.AsyncConnection[DictRow],
+            check=postgres.check,
             min_size=1,
             max_size=settings.database_pool_size,
             max_waiting=settings.database_max_waiting,

@@ -62,6 +62,7 @@ class PostgresStore:
             conninfo(settings),
             # No server-side prepared statements: a pooled server connection may not know them.
             kwargs={"prepare_threshold": None},
+            check=postgres.check,
             min_size=1,
             max_size=settings.database_pool_size,
             timeout=settings.budget_timeout_s,

@@ -39,6 +39,20 @@ def standby_is_waited_for(conninfo: str) -> bool:
         return bool(c.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'").fetchone())
 
 
+async def test_a_connection_that_was_closed_while_it_was_idle_is_not_lent(database, conninfo):
+    """As a pooler that restarts closes them."""
+
+    async def backend() -> int:
+        async with database.read() as connection:
+            row = await (await connection.execute("SELECT pg_backend_pid() AS pid")).fetchone()
+        return int(row["pid"])
+
+    first = await backend()
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        assert other.execute("SELECT pg_terminate_backend(%s, 5000)", (first,)).fetchone() == (True,)
+    assert await backend() != first
+
+
 async def test_at_its_deadline_the_outcome_is_unknown(database):
     with pytest.raises(OutcomeUnknown):
         await database.write(sequence, timeout_s=1.0)
