@@ -10,8 +10,16 @@ SUFFIX = "+newer1"
 
 SCRIPT = f"""
 set -eu
-# One that was offered before would be found instead of Debian's.
+# What was offered before would be found instead of Debian's, and what it gave goes back.
 if [ -e /etc/apt/sources.list.d/newer.list ]; then rm /etc/apt/sources.list.d/newer.list && apt-get update -qq; fi
+for package in "$@"; do
+  version=$(dpkg-query -W -f '${{Version}}' "$package")
+  case $version in *{SUFFIX}) ;; *) continue ;; esac
+  held=$(apt-mark showhold "$package")
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --allow-downgrades --allow-change-held-packages \
+    -o Dpkg::Options::=--force-confold "$package=${{version%{SUFFIX}}}" >/dev/null
+  if [ -n "$held" ]; then apt-mark hold "$package" >/dev/null; fi
+done
 rm -rf /srv/newer && mkdir -p /srv/newer/archive && cd /srv/newer
 apt-get download -qq "$@" >/dev/null
 for package in *.deb; do
@@ -31,7 +39,10 @@ echo 'deb [trusted=yes] file:/srv/newer/archive ./' > /etc/apt/sources.list.d/ne
 
 
 def offer(hosts: list[Host], packages: list[str]) -> None:
-    """The next `apt-get update` on these hosts finds them. Raises LabError."""
+    """The next `apt-get update` on these hosts finds them; what they have of an earlier offer is Debian's again.
+
+    Raises LabError.
+    """
     with ThreadPoolExecutor(len(hosts)) as pool:
         list(pool.map(lambda host: host.execute(["sh", "-c", SCRIPT, "sh", *packages], timeout=300), hosts))
 

@@ -1,9 +1,10 @@
-"""What there is to roll to: another release of the same sources, and Debian's packages packed again under a higher
-version."""
+"""What there is to roll to: another release of the same sources, Debian's packages packed again under a higher version,
+and another setting of Qdrant, of which there is one version."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,18 +26,16 @@ PACKAGES = ("pgbouncer", "valkey-server", "haproxy", "prometheus", "prometheus-n
 def packages(deployed: Deployed, names: Iterable[str]) -> dict[str, str]:
     """Package -> its newer version, which the hosts' next `apt-get update` finds. Raises LabError.
 
-    A host gets one archive with all of its packages: a second one would replace the first. What is newer already stays
-    as it is.
+    A host gets one archive with all of its packages: a second one would replace the first. What is newer already is
+    taken back to Debian's.
     """
     wanted: dict[str, list[str]] = {}
     versions: dict[str, str] = {}
     for name in names:
         hosts = deployed.hosts(GROUPS[name])
-        found = installed(hosts[0], name)
-        versions[name] = found if found.endswith(SUFFIX) else found + SUFFIX
-        if versions[name] != found:
-            for host in hosts:
-                wanted.setdefault(host.name, []).append(name)
+        versions[name] = installed(hosts[0], name).removesuffix(SUFFIX) + SUFFIX
+        for host in hosts:
+            wanted.setdefault(host.name, []).append(name)
     by_packages: dict[tuple[str, ...], list[str]] = {}
     for host, its in wanted.items():
         by_packages.setdefault(tuple(its), []).append(host)
@@ -51,5 +50,10 @@ def packages(deployed: Deployed, names: Iterable[str]) -> dict[str, str]:
 
 def variables(label: str, versions: dict[str, str]) -> list[str]:
     """The words for ansible-playbook."""
-    given = {"devmentor_release_label": label, **({"devmentor_package_versions": versions} if versions else {})}
+    given: dict[str, object] = {
+        "devmentor_release_label": label,
+        "qdrant_max_request_size_mb": 33 + zlib.crc32(label.encode()) % 64,
+    }
+    if versions:
+        given["devmentor_package_versions"] = versions
     return ["--extra-vars", json.dumps(given)]
