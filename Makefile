@@ -139,8 +139,8 @@ bench-pbml: venv models ## PBML beside mem0 and bare calls: SIZES=1000,10000 REA
 bench-pbml-short: venv models ## the same in a few minutes; writes nothing
 	@PYTHONPATH=services/src python -m tests.bench.pbml.run --short-form --only-look $(ARGS)
 
-bench-rolling: venv ## what clients notice of a rolling update, beside plain restarts: ARMS=update,restart,plain KEEP=1; writes docs/rolling-bench.md
-	@$(vault) python -m tests.bench.rolling.run --arms $(or $(ARMS),update$(comma)plain) --inventory $(INVENTORY) \
+bench-rolling: venv ## what clients notice of a rolling update, beside plain restarts: ARMS=check,update,restart,plain KEEP=1; writes docs/rolling-bench.md
+	@$(vault) python -m tests.bench.rolling.run --arms $(or $(ARMS),check$(comma)update$(comma)plain) --inventory $(INVENTORY) \
 	  $(if $(KEEP),--keep) $(ARGS)
 
 chaos-rollout: venv ## faults of a rolling update under load: ROUNDS=1 SEED=1 FAULT=all KEEP=1 (the running lab); writes docs/rollout-chaos.md

@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "rolling-bench.md"
 PICTURE = PAGE.with_suffix(".svg")
 RESULT = ROOT / ".cache" / "bench" / "rolling.json"
 NAMES = {
+    "check": "the plan alone (`--check`)",
     "update": "rolling update",
     "restart": "rolling restart",
     "plain": "plain restarts, one host after the other",

@@ -1,6 +1,6 @@
 """`make bench-rolling`: what clients notice of a rolling update, beside the restarts that the field does without one.
 
-    python -m tests.bench.rolling.run [--arms update,restart,plain] [--baseline 60] [--keep]
+    python -m tests.bench.rolling.run [--arms check,update,restart,plain] [--baseline 60] [--keep]
 
 Under one constant load (load.py) each arm has a baseline, then its playbook runs, then the load goes on for a little.
 The result goes to .cache/bench/rolling.json; report.py writes docs/rolling-bench.md from it. Exits 1 where a request of
@@ -32,11 +32,13 @@ from tools.runs import ROOT, Run, RunError, lab, playbook_file
 
 PLAIN = Path(__file__).with_name("plain_restart.yml").relative_to(ROOT)
 ARMS = {
+    # The floor: the plan alone. What a playbook itself costs the clients where it shares their processors.
+    "check": "playbooks/rolling_update.yml -e tier=all --check",
     "update": "playbooks/rolling_update.yml -e tier=all",
     "restart": "playbooks/restart.yml -e tier=all",
     "plain": str(PLAIN),
 }
-OWN = ("update", "restart")
+OWN = ("check", "update", "restart")
 EVIDENCE = ROOT / ".cache" / "bench" / "rolling"
 BEGAN, ENDED = "began", "ended"
 AFTER_S = 30.0
@@ -128,7 +130,7 @@ def problems(entry: dict[str, Any]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench-rolling", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--arms", default="update,plain", help=f"of {', '.join(ARMS)}, in this order")
+    parser.add_argument("--arms", default="check,update,plain", help=f"of {', '.join(ARMS)}, in this order")
     parser.add_argument("--command", default="", help=f"of the arm `update`, if not: {ARMS['update']}")
     parser.add_argument(
         "--packages", default=",".join(newer.PACKAGES), help=f"that get newer: {', '.join(newer.GROUPS)}"
