@@ -6,6 +6,7 @@ python -m tests.chaos.rollout.report      writes docs/rollout-chaos.md between i
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -42,15 +43,18 @@ def expectations() -> str:
     return "\n".join(lines)
 
 
-def table(rounds: list[dict[str, Any]]) -> str:
-    """A row for each fault, all its rounds together."""
+def table(rounds: list[dict[str, Any]], kept: dict[str, str]) -> str:
+    """A row for each fault, all its rounds together; of faults without a round the row that is `kept`."""
     lines = [
         "| fault | rounds | rolls | requests | failed | explained | degraded | lost | fewest serving QWEN, PBML "
-        "| findings |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| findings | load | sent late at most, s | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in [name for name in EXPECTED if any(each["fault"] == name for each in rounds)]:
+    for name in EXPECTED:
         found = [each for each in rounds if each["fault"] == name]
+        if not found:
+            lines += [kept[name]] if name in kept else []
+            continue
         fewest = ", ".join(
             str(
                 min(
@@ -64,14 +68,17 @@ def table(rounds: list[dict[str, Any]]) -> str:
             f"| `{name}` | {len(found)} | {sum(each['rolls'] for each in found)} "
             f"| {sum(each['requests'] for each in found)} | {sum(each['failed'] for each in found)} "
             f"| {_counts(found, 'explained')} | {_counts(found, 'degraded')} | {sum(each['lost'] for each in found)} "
-            f"| {fewest} | {sum(len(each['problems']) for each in found)} |"
+            f"| {fewest} | {sum(len(each['problems']) for each in found)} "
+            f"| {min(min(each['load']) for each in found):.1f} to {max(max(each['load']) for each in found):.1f} "
+            f"| {max(each['behind_s'] for each in found):.2f} | {found[-1]['commit']} |"
         )
-    loads = [load for each in rounds for load in each["load"]]
-    conditions = (
-        f"Commit {rounds[-1]['commit']}, load of the machine {min(loads):.1f} to {max(loads):.1f}, requests sent "
-        f"at most {max(each['behind_s'] for each in rounds):.2f} s late."
-    )
-    return "\n".join([*lines, "", conditions])
+    return "\n".join(lines)
+
+
+def rows(page: str) -> dict[str, str]:
+    """Fault -> its row of what was seen, as the page has it: a campaign of some faults leaves the others'."""
+    _, _, seen = page.partition("<!-- chaos: begin -->")
+    return {found[1]: found[0] for found in re.finditer(r"^\| `(\w+)` \|.*$", seen, re.MULTILINE)}
 
 
 def _counts(rounds: list[dict[str, Any]], name: str) -> str:
@@ -82,9 +89,9 @@ def _counts(rounds: list[dict[str, Any]], name: str) -> str:
 
 
 def written(page: str, rounds: list[dict[str, Any]]) -> str:
-    """The page with both tables as they should be. Without rounds it keeps those that it has."""
+    """The page with both tables as they should be. Faults without rounds keep the row that it has."""
     page = replaced(page, "expectations", expectations(), PAGE.name)
-    return replaced(page, "chaos", table(rounds), PAGE.name) if rounds else page
+    return replaced(page, "chaos", table(rounds, rows(page)), PAGE.name)
 
 
 def write(result: Path) -> None:

@@ -256,7 +256,10 @@ def test_the_page_is_written(tmp_path: Path) -> None:
         **checker.judge(EXPECTED["erring"], result())[0],
     }  # fmt: skip
     page = report.written(report.PAGE.read_text(), [entry])
-    assert "| `erring` | 1 | 2 | 120 | 0 | none | none | 0 | 3, 3 | 0 |" in page
+    assert "| `erring` | 1 | 2 | 120 | 0 | none | none | 0 | 3, 3 | 0 | 1.0 to 2.0 | 0.10 | abc |" in page
+    before, after = report.rows(report.PAGE.read_text()), report.rows(page)
+    assert len(before) > 1
+    assert after == before | {"erring": after["erring"]}, "the rows of other faults stay, each with its commit"
     assert all(f"| `{name}`: " in page for name in EXPECTED)
     assert report.written(page, []) == page, "without rounds it keeps what it has"
     assert report.expectations() in report.PAGE.read_text(), "python -m tests.chaos.rollout.report writes it"
