@@ -16,6 +16,7 @@ import pytest
 
 from tests.bench.rolling import serving
 from tests.chaos.qwen.deployed import Deployed
+from tests.chaos.qwen.rounds import require_whole
 from tools import ask
 from tools.inventory_vars import Inventory
 from tools.lab_run import deploy, prepare
@@ -157,6 +158,8 @@ def test_a_release_is_rolled_without_a_failed_request_and_then_there_is_nothing_
 def with_standby(deployed: Path) -> Iterator[Path]:
     """lab4 stands by for QWEN; afterwards it does not."""
     playbook("site", deployed, *STANDBY).require()
+    # It does not wait until the gateways have taken in again what it restarted.
+    require_whole(Deployed(deployed))
     yield deployed
     playbook("site", deployed).require()
 
