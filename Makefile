@@ -85,7 +85,7 @@ molecule-short: venv ## the scenarios that fit CI
 integration: venv ## the lab, the site, verify, second run, a lost host, bad input; takes the lab down
 	@pytest tests/integration -m "not long" --durations 30
 
-integration-long: venv ## what takes too long for CI: a newer PostgreSQL host by host under load, a standby host
+integration-long: venv ## what takes too long for CI: a newer PostgreSQL under load, a standby host, vLLM rolled
 	@pytest tests/integration -m long --durations 5
 
 test: lint unit syntax molecule-short integration ## everything CI runs

@@ -140,7 +140,7 @@ def rollout_document(
 
 
 def rollout_before(journal: Mapping[str, Any], tier: str, host: str) -> str:
-    """The release that a host ran before the roll began with it; empty where the journal does not say."""
+    """The releases that a host ran before the roll began with it, by spaces; empty where the journal does not say."""
     for step in journal.get("steps", ()):
         if (step["tier"], step["host"]) == (tier, host) and step.get("before"):
             return str(step["before"])

@@ -22,7 +22,7 @@ PLAYBOOK = """
         __rollout_alive: qwen on h
         __rollout_reached: drained
         __rollout_not_back: ""
-        __rollout_current: {stat: {lnk_target: ../../releases/before}}
+        __rollout_before: [before]
         __rollout_tier:
           {app: qwen, backend: qwen, units: [], gate: [{name: port, type: tcp, host: 127.0.0.1, port: "{{ listens }}"}]}
         __rollout_tls: {}

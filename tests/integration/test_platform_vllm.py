@@ -1,0 +1,116 @@
+"""A platform that has one more host, whose engine is vLLM (the CPU build, on Debian 12), rolled as GPU hosts are.
+
+Heavy: a platform of its own, 630 MB to copy, 2.5 GB on the host's disk, 3 GB of its memory; and pip has to find
+PyTorch's CPU wheel (docs/vllm.md).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chaos.postgres.cluster import wait_until
+from tests.integration.conftest import KEEP
+from tests.integration.test_platform_rollout import Asking, on, source
+from tools.lab_run import deploy, prepare
+from tools.runs import ROOT, Run, lab, playbook
+
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
+HOST = "vllm1"
+FOLDER = ROOT / ".cache" / "vllm-inventory"
+NOT_READY = """
+
+def _never(self):
+    raise ProbeError("pretended: never ready")
+
+
+HttpEngine.generate = _never
+"""
+
+
+def with_vllm(inventory: Path, folder: Path) -> Path:
+    """The inventory with a host more, which has the engine that the role's molecule scenario has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(
+        inventory / "group_vars", folder / "group_vars", dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("lab.generated.yml", "vault.yml"),
+    )  # fmt: skip
+    wanted = yaml.safe_load((inventory / "hosts.yml").read_text())
+    groups = wanted["all"]["children"]
+    groups["lab"]["hosts"][HOST] = {"zone": "zone-b", "lab_suite": "bookworm"}
+    for group in ("qwen", "vllm"):
+        groups[group].setdefault("hosts", {})[HOST] = {}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(wanted))
+    play = yaml.safe_load((ROOT / "molecule/vllm/converge.yml").read_text())[0]
+    (folder / "group_vars/vllm.yml").write_text(yaml.safe_dump(play["vars"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def platform(hosts: Path) -> Iterator[Path]:
+    # Two labs are too many for two cores.
+    lab(hosts, "down").require()
+    # The models' entries are written beside the lab's own.
+    prepare(hosts, show=False)
+    inventory = with_vllm(hosts, FOLDER)
+    try:
+        lab(inventory, "up").require()
+        playbook("secrets", inventory).require()
+        deploy(inventory, show=False)
+        yield inventory
+    finally:
+        if not KEEP:
+            lab(inventory, "down").require()
+
+
+def roll(inventory: Path, services: Path, *more: str) -> Run:
+    return playbook("rolling_update", inventory, "-e", "tier=vllm", "-e", f"python_release_services={services}", *more)
+
+
+def release(inventory: Path) -> str:
+    return on(inventory, HOST, "readlink", "/opt/devmentor/vllm/current").require().output.strip()
+
+
+def generated(inventory: Path) -> float:
+    """Tokens that this host's vLLM has generated since it was started."""
+    metrics = on(inventory, HOST, "curl", "--silent", "http://127.0.0.1:8083/metrics").require().output
+    lines = [line for line in metrics.splitlines() if line.startswith("vllm:generation_tokens_total")]
+    assert lines, metrics
+    return sum(float(line.split()[-1]) for line in lines)
+
+
+def test_an_engine_is_rolled_without_a_failed_request_and_then_there_is_nothing_to_do(
+    platform: Path, tmp_path: Path
+) -> None:
+    before = release(platform)
+    better = source(tmp_path, "\n# A better one\n", "vllm/keeper.py")
+    plan = roll(platform, better, "--check").require().output
+    assert f"vllm       {HOST}        drained  impact: one engine fewer" in plan
+    with Asking(platform) as asking:
+        roll(platform, better).require()
+        # What clients ask reaches it again, not only the canary's token.
+        began = generated(platform)
+        _, why = wait_until(lambda: "" if generated(platform) > began else "it was not asked again", 60)
+        assert not why
+    assert (asking.failed, asking.asked > 40) == ([], True)
+    assert release(platform) != before
+    assert "Nothing to do" in roll(platform, better).require().output
+
+
+def test_a_pretended_bad_engine_goes_back_by_itself_and_nobody_notices(platform: Path, tmp_path: Path) -> None:
+    before = release(platform)
+    bad = source(tmp_path, NOT_READY, "vllm/keeper.py")
+    with Asking(platform) as asking:
+        refused = roll(platform, bad, "-e", "vllm_start_seconds=30")
+    assert refused.status != 0
+    assert (asking.failed, asking.asked > 20) == ([], True)
+    assert release(platform) == before
+    assert on(platform, HOST, "systemctl", "is-active", "vllm@chat").status == 0
+    journal = json.loads(on(platform, "lab1", "cat", "/var/lib/devmentor/rollout/journal.json").require().output)
+    assert journal["state"] == "failed"
