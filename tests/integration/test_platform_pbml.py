@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.pbml.platform import Platform
+from tests.chaos.postgres.agents import port
 from tests.chaos.postgres.cluster import wait_until
 from tools import ask
 from tools.inventory_vars import Inventory
@@ -30,9 +31,7 @@ TURNS = 16
 
 def settings(inventory: Inventory) -> dict[str, Any]:
     """Another tenant with limits; summaries by the platform's QWENs, of so few turns that a test can say them."""
-    host = inventory.hosts("pbml")[0]
-    port = inventory.value(host, "devmentor_ports")["qwen"]
-    qwens = [f"https://{inventory.value(name, 'devmentor_address')}:{port}" for name in inventory.hosts("qwen")]
+    qwens = [f"https://{inventory.value(name, 'ansible_host')}:{port('qwen')}" for name in inventory.hosts("qwen")]
     return {
         "devmentor_tenants": ["lab", TENANT],
         "pbml_quotas": {TENANT: {"documents": 2}},
