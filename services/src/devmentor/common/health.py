@@ -1,6 +1,7 @@
 """/health says the process is alive, /ready that it may take traffic, and why not."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ class Check:
     """One thing a service needs. `probe` returns a short detail or raises.
 
     Where `required` is False a failure is reported but leaves the service ready: it has a
-    degraded way to answer without that part.
+    degraded way to answer without that part. A required one that has passed may fail for `grace_s` before the service
+    is not ready: for what every replica shares and what comes back by itself, where leaving the load balancer helps
+    nobody and coming back takes longer than the failure.
     """
 
     name: str
     probe: Callable[[], Awaitable[str]]
     required: bool = True
     timeout_s: float = 2.0
+    grace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Readiness:
         self._draining = False
         self._lock = asyncio.Lock()
         self._latest: tuple[float, dict[str, dict[str, Any]]] | None = None
+        self._passed_at: dict[str, float] = {}
 
     @property
     def draining(self) -> bool:
@@ -60,9 +65,12 @@ class Readiness:
                 results = await asyncio.gather(*(self._run(check) for check in self._checks))
                 self._latest = time.monotonic(), dict(zip([c.name for c in self._checks], results, strict=True))
         outcome = self._latest[1]
-        ready = not self._draining and all(outcome[c.name]["ok"] for c in self._checks if c.required)
+        ready = not self._draining and all(outcome[c.name]["ok"] or self._graced(c) for c in self._checks if c.required)
         status = "draining" if self._draining else "ready" if ready else "not_ready"
         return Report(ready, {"status": status, "service": self._service, "checks": outcome})
+
+    def _graced(self, check: Check) -> bool:
+        return time.monotonic() - self._passed_at.get(check.name, -math.inf) < check.grace_s
 
     async def _run(self, check: Check) -> dict[str, Any]:
         start = time.monotonic()
@@ -74,5 +82,7 @@ class Readiness:
         except Exception as error:  # whatever a dependency's client raises means: not there
             ok, detail = False, f"{type(error).__name__}: {error}"[:300]
         READY_CHECK.labels(self._service, check.name).set(ok)
+        if ok:
+            self._passed_at[check.name] = start
         ms = round((time.monotonic() - start) * 1000, 1)
         return {"ok": ok, "required": check.required, "detail": detail, "ms": ms}

@@ -8,6 +8,9 @@ from devmentor.pbml.settings import Settings
 from devmentor.pbml.spool.spool import Spool
 from devmentor.pbml.store import operations
 
+_FAILOVER_S = 10.0
+"""Twice what a failover of PostgreSQL may take."""
+
 
 def dependencies(
     settings: Settings,
@@ -24,7 +27,8 @@ def dependencies(
     Only PostgreSQL is required: nothing can be acknowledged or read without it. With the index or the
     embedder away a fetch still answers from PostgreSQL and says so, and since all replicas share
     Qdrant, taking them out of the load balancer for its sake would turn a degraded tier into a dead one.
-    For the same reason PostgreSQL is not required where a spool can take the writes, or a local state answers fetches.
+    For the same reason PostgreSQL is not required where a spool can take the writes, or a local state answers fetches,
+    and may be away for as long as a failover takes.
     """
 
     async def postgres() -> str:
@@ -41,7 +45,7 @@ def dependencies(
         return f"{spool.waiting} entries, {spool.size} of {spool.max_bytes} bytes, {spool.parked} parked"
 
     return [
-        Check("postgres", postgres, required=spool is None and not fetches_without, timeout_s=2.5),
+        Check("postgres", postgres, required=spool is None and not fetches_without, timeout_s=2.5, grace_s=_FAILOVER_S),
         *([] if spool is None else [Check("spool", writes, timeout_s=2.5)]),
         Check("qdrant", index.probe, required=False),
         Check("embedder", embeddings, required=False),

@@ -191,7 +191,6 @@ async def test_ready_reports_each_check_and_drains():
 
 
 async def test_a_check_that_hangs_is_a_failure():
-    import asyncio
 
     async def hangs() -> str:
         await asyncio.sleep(60)
@@ -200,6 +199,28 @@ async def test_a_check_that_hangs_is_a_failure():
     report = await Readiness("test", [Check("slow", hangs, timeout_s=0.01)]).report()
     assert not report.ready
     assert report.body["checks"]["slow"]["detail"] == "no answer in 0.01 s"
+
+
+async def test_a_check_that_has_passed_may_fail_for_its_grace_and_one_that_never_did_may_not():
+    works = True
+
+    async def probe() -> str:
+        if not works:
+            raise ConnectionError("away")
+        return "there"
+
+    readiness = Readiness("test", [Check("store", probe, grace_s=0.3)], max_age_s=0)
+    works = False
+    assert not (await readiness.report()).ready
+    works = True
+    assert (await readiness.report()).ready
+    works = False
+    graced = await readiness.report()
+    assert (graced.ready, graced.body["checks"]["store"]["ok"]) == (True, False)
+    await asyncio.sleep(0.35)
+    assert not (await readiness.report()).ready
+    works = True
+    assert (await readiness.report()).ready
 
 
 def test_logs_are_json_with_extras():
