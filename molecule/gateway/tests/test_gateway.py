@@ -154,6 +154,8 @@ def test_the_administrators_key_passes(host):
         ("/v1/documents/a-b", "pbml"),
         ("/v1/turns", "pbml"),
         ("/v1/context", "pbml"),
+        ("/v1/conversations/c/turns", "pbml"),
+        ("/v1/usage", "pbml"),
         ("/v1/contexts", "qwen"),
     ],
 )

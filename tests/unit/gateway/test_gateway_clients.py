@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 from gateway_pair import until
 
+ROOT = Path(__file__).resolve().parents[3]
 REQUEST_TIMEOUT = 2  # conftest.py
 MAX_BODY = 33_554_432  # the role's default
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key-of-lab\r\n"
@@ -107,6 +110,16 @@ def test_a_stream_outlasts_every_timeout_and_each_event_comes_when_it_is_written
     assert times[-1] - times[0] > 9
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert 0.3 < statistics.median(pauses) < 0.7, "events came in pieces of more than one"
+
+
+def test_everything_that_pbml_has_is_asked_of_pbml(platform, gateway):
+    document = json.loads((ROOT / "docs" / "pbml-openapi.json").read_text())
+    paths = [re.sub(r"\{[^}]*\}", "a", path) for path in document["paths"]]
+    assert len(paths) > 10
+    for path in paths:
+        assert gateway.ask(path).status == 200
+    arrived = [path for each in platform.pbml.values() for path in each.paths]
+    assert [path for path in paths if path not in arrived] == []
 
 
 def test_the_request_id_is_ours_and_the_same_everywhere(platform, gateway):

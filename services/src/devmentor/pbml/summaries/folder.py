@@ -202,7 +202,12 @@ class Folder:
         MADE.labels(str(work.where.level)).inc()
         log.info(
             "summary written",
-            extra={"tenant": fold.tenant, "level": work.where.level, "parts": len(work.sources), "chars": len(body)},
+            extra={
+                "tenant": fold.tenant,
+                "summary_level": work.where.level,
+                "parts": len(work.sources),
+                "chars": len(body),
+            },
         )
 
     async def _failed(self, fold: Fold, reason: str) -> str:
