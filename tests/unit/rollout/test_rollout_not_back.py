@@ -22,9 +22,13 @@ PLAYBOOK = """
         __rollout_alive: qwen on h
         __rollout_reached: drained
         __rollout_not_back: ""
-        __rollout_before: [before]
+        __rollout_before: [before, older]
         __rollout_tier:
-          {app: qwen, backend: qwen, units: [], gate: [{name: port, type: tcp, host: 127.0.0.1, port: "{{ listens }}"}]}
+          app: qwen
+          more_apps: {engine: program}
+          backend: qwen
+          units: []
+          gate: [{name: port, type: tcp, host: 127.0.0.1, port: "{{ listens }}"}]
         __rollout_tls: {}
         __rollout_broken: its gate failed
     - include_tasks: go_back.yml
@@ -63,5 +67,7 @@ def test_it_is_said_and_the_host_stays_out(tmp_path: Path, open_port: int) -> No
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 0, said
     assert "serves=False The roll stopped at qwen on h: its gate failed. It could not go back (qwen: " in said, said
-    assert "before" in said.partition("could not go back")[2]
+    reasons = said.partition("It could not go back")[2]
+    assert "qwen: there is no release before." in reasons, "what the tier is named for"
+    assert "engine: there is no release older." in reasons, "and what goes back with it, each to its own"
     assert "and stays out; the others serve." in said, said
