@@ -23,18 +23,18 @@ GROUPS = {
 PACKAGES = ("pgbouncer", "valkey-server", "haproxy", "prometheus", "prometheus-node-exporter")
 
 
-def packages(deployed: Deployed, names: Iterable[str]) -> dict[str, str]:
-    """Package -> its newer version, which the hosts' next `apt-get update` finds. Raises LabError.
+def packages(deployed: Deployed, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Host -> package -> its newer version, which the host's next `apt-get update` finds. Raises LabError.
 
     A host gets one archive with all of its packages: a second one would replace the first. What is newer already is
-    taken back to Debian's.
+    taken back to Debian's. Hosts of another Debian release have other versions.
     """
     wanted: dict[str, list[str]] = {}
-    versions: dict[str, str] = {}
+    versions: dict[str, dict[str, str]] = {}
     for name in names:
-        hosts = deployed.hosts(GROUPS[name])
-        versions[name] = installed(hosts[0], name).removesuffix(SUFFIX) + SUFFIX
-        for host in hosts:
+        for host in deployed.hosts(GROUPS[name]):
+            newer = installed(host, name).removesuffix(SUFFIX) + SUFFIX
+            versions.setdefault(host.name, {})[name] = newer
             wanted.setdefault(host.name, []).append(name)
     by_packages: dict[tuple[str, ...], list[str]] = {}
     for host, its in wanted.items():
@@ -48,12 +48,13 @@ def packages(deployed: Deployed, names: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def variables(label: str, versions: dict[str, str]) -> list[str]:
-    """The words for ansible-playbook."""
+def variables(label: str, versions: dict[str, dict[str, str]]) -> list[str]:
+    """The words for ansible-playbook, with the versions of each host."""
     given: dict[str, object] = {
         "devmentor_release_label": label,
         "qdrant_max_request_size_mb": 33 + zlib.crc32(label.encode()) % 64,
     }
     if versions:
-        given["devmentor_package_versions"] = versions
+        given["bench_package_versions"] = versions
+        given["devmentor_package_versions"] = "{{ bench_package_versions[inventory_hostname] | default({}) }}"
     return ["--extra-vars", json.dumps(given)]

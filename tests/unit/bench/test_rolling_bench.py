@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from tests.bench.rolling import newer, report, run
 from tests.bench.rolling.load import Rates, Result
@@ -82,8 +84,10 @@ def test_the_peer_restarts_what_the_platform_s_own_roll_restarts() -> None:
 
 
 def test_what_is_rolled_to_is_said_by_extra_variables() -> None:
-    given = json.loads(newer.variables("b", {"haproxy": "1+newer1"})[1])
-    assert given["devmentor_package_versions"] == {"haproxy": "1+newer1"}
+    given = json.loads(newer.variables("b", {"lab1": {"haproxy": "1+newer1"}})[1])
+    for host, wanted in (("lab1", {"haproxy": "1+newer1"}), ("lab9", {})):
+        templar = Templar(loader=DataLoader(), variables={**given, "inventory_hostname": host})
+        assert templar.template(trust_as_template(given["devmentor_package_versions"])) == wanted
     assert given["devmentor_release_label"] == "b"
     other = json.loads(newer.variables("c", {})[1])
     assert "devmentor_package_versions" not in other
