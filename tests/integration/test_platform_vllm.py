@@ -7,6 +7,7 @@ PyTorch's CPU wheel (docs/vllm.md).
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,8 +73,20 @@ def roll(inventory: Path, services: Path, *more: str) -> Run:
     return playbook("rolling_update", inventory, "-e", "tier=vllm", "-e", f"python_release_services={services}", *more)
 
 
-def release(inventory: Path) -> str:
-    return on(inventory, HOST, "readlink", "/opt/devmentor/vllm/current").require().output.strip()
+def releases(inventory: Path) -> dict[str, str]:
+    """App -> the release that the host is switched to: of the keeper and of the engine."""
+    links = {app: f"/opt/devmentor/{app}/current" for app in ("vllm", "vllm-engine")}
+    return {app: on(inventory, HOST, "readlink", link).require().output.strip() for app, link in links.items()}
+
+
+def lock_without(package: str, folder: Path) -> str:
+    """The variable that gives the engine a lock from which a package is left out that it imports when it starts."""
+    whole = (ROOT / "roles/vllm/files/locks/cpu-3.11.lock").read_text()
+    less, found = re.subn(rf"^{package}==.*\n(?:    --hash=.*\n)+", "", whole, flags=re.MULTILINE)
+    assert found == 1
+    lock = folder / "cpu.lock"
+    lock.write_text(less)
+    return json.dumps({"__vllm_locks": {"3.11": str(lock)}})
 
 
 def serves(inventory: Path) -> set[bool]:
@@ -85,7 +98,7 @@ def serves(inventory: Path) -> set[bool]:
 def test_an_engine_is_rolled_without_a_failed_request_and_then_there_is_nothing_to_do(
     platform: Path, tmp_path: Path
 ) -> None:
-    before = release(platform)
+    before = releases(platform)
     better = source(tmp_path, "\n# A better one\n", "vllm/keeper.py")
     plan = roll(platform, better, "--check").require().output
     assert f"vllm       {HOST}        drained  impact: one engine fewer" in plan
@@ -93,20 +106,41 @@ def test_an_engine_is_rolled_without_a_failed_request_and_then_there_is_nothing_
         roll(platform, better).require()
         assert serves(platform) == {True}
     assert (asking.failed, asking.asked > 40) == ([], True)
-    assert release(platform) != before
+    assert releases(platform)["vllm"] != before["vllm"]
     assert "Nothing to do" in roll(platform, better).require().output
 
 
-def test_a_pretended_bad_engine_goes_back_by_itself_and_nobody_notices(platform: Path, tmp_path: Path) -> None:
-    before = release(platform)
-    bad = source(tmp_path, NEVER_READY, "vllm/keeper.py")
+def goes_back(platform: Path, asked_for: int, *variables: str) -> Run:
+    """What the roll said, which took the host back by itself while nobody noticed."""
+    before = releases(platform)
     with Asking(platform) as asking:
-        refused = roll(platform, bad)
+        refused = playbook("rolling_update", platform, "-e", "tier=vllm", *variables)
     assert refused.status != 0
-    assert "the engine did not start" in refused.output
-    assert (asking.failed, asking.asked > 20) == ([], True)
-    assert release(platform) == before
+    assert (asking.failed, asking.asked > asked_for) == ([], True)
+    assert releases(platform) == before
     assert on(platform, HOST, "systemctl", "is-active", "vllm@chat").status == 0
     assert serves(platform) == {True}
     journal = json.loads(on(platform, "lab1", "cat", "/var/lib/devmentor/rollout/journal.json").require().output)
     assert journal["state"] == "rolled_back"
+    return refused
+
+
+def test_a_pretended_bad_keeper_goes_back_by_itself_and_nobody_notices(platform: Path, tmp_path: Path) -> None:
+    bad = source(tmp_path, NEVER_READY, "vllm/keeper.py")
+    refused = goes_back(platform, 20, "-e", f"python_release_services={bad}")
+    assert "the engine did not start" in refused.output
+
+
+def test_an_engine_that_cannot_start_goes_back_by_itself_and_nobody_notices(platform: Path, tmp_path: Path) -> None:
+    goes_back(platform, 20, "-e", lock_without("msgspec", tmp_path))
+
+
+def test_a_good_engine_is_taken_back_by_the_operator(platform: Path, tmp_path: Path) -> None:
+    before = releases(platform)
+    roll(platform, source(tmp_path, "\n# Good, and not wanted\n", "vllm/keeper.py")).require()
+    assert releases(platform)["vllm"] != before["vllm"]
+    with Asking(platform) as asking:
+        playbook("rollback", platform, "-e", "tier=vllm").require()
+    assert (asking.failed, asking.asked > 20) == ([], True)
+    assert releases(platform) == before
+    assert serves(platform) == {True}
