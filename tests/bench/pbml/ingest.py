@@ -29,7 +29,7 @@ from tools.runs import ROOT
 HERE = Path(__file__).parent
 PEER = ROOT / ".cache" / "bench" / "mem0"
 TENANT = "bench"
-_BATCH_SIZE = re.compile(r"^pbml_embedding_batch_size_(count|sum) (\S+)", re.MULTILINE)
+_BATCH_SIZE = re.compile(r'^pbml_batch_size_(count|sum)\{call="embed"\} (\S+)', re.MULTILINE)
 _INDEXED_WITHIN_S = 1800
 
 

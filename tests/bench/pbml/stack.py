@@ -58,9 +58,9 @@ class Stack:
 
     @contextmanager
     def worker(self) -> Iterator[Running]:
-        """`pbml-worker.service`'s process."""
+        """`pbml-worker.service`'s process; as nice as the unit's weight makes it."""
         port = int(self.environment["PBML_WORKER_PORT"])
-        command = [sys.executable, "-m", "devmentor.pbml", "worker"]
+        command = ["nice", "-n", "6", sys.executable, "-m", "devmentor.pbml", "worker"]
         with process("pbml-worker", command, self.environment, f"http://127.0.0.1:{port}", "/health") as running:
             yield running
 

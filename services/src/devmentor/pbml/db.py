@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import psycopg
 from prometheus_client import Counter, Histogram
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -58,6 +59,11 @@ _AWAY = (
 )
 
 
+def _is_away(error: BaseException) -> bool:
+    """psycopg's own InternalError is of a server that goes while it answers: two results of one COMMIT, say."""
+    return not isinstance(error, psycopg.InternalError) or error.sqlstate is None
+
+
 class Database:
     """A pool of connections and the two ways to use one."""
 
@@ -65,8 +71,9 @@ class Database:
         self._timeout_s = settings.database_timeout_s
         self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.conninfo(application=application),
-            # No server-side prepared statements: a pooled server connection may not know them.
-            kwargs={"prepare_threshold": None, "row_factory": dict_row},
+            # No server-side prepared statements: a pooled server connection may not know them. Transactions are begun
+            # where there is one: the queue's single statements, most of all there are, need none.
+            kwargs={"prepare_threshold": None, "row_factory": dict_row, "autocommit": True},
             connection_class=psycopg.AsyncConnection[DictRow],
             check=postgres.check,
             min_size=1,
@@ -91,9 +98,15 @@ class Database:
     async def read(self, timeout_s: float | None = None) -> AsyncIterator[Connection]:
         """A transaction that is not retried. Errors of the server become DatabaseUnavailable."""
         try:
-            async with asyncio.timeout(timeout_s or self._timeout_s), self.pool.connection() as connection:
+            async with (
+                asyncio.timeout(timeout_s or self._timeout_s),
+                self.pool.connection() as connection,
+                connection.transaction(),
+            ):
                 yield connection
-        except (*_AWAY, TimeoutError) as error:
+        except (*_AWAY, psycopg.InternalError, TimeoutError) as error:
+            if not _is_away(error):
+                raise
             raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def write(self, work: Callable[[Connection], Awaitable[T]], timeout_s: float | None = None) -> Committed[T]:
@@ -115,7 +128,9 @@ class Database:
                 if task.cancelling() > cancelling:
                     raise asyncio.CancelledError from error  # by somebody who waits for the end, not by the deadline
                 raise
-            except (*_AWAY, TimeoutError) as error:
+            except (*_AWAY, psycopg.InternalError, TimeoutError) as error:
+                if not _is_away(error):
+                    raise
                 if asyncio.get_running_loop().time() + pause >= deadline:
                     WRITES.labels("unavailable").inc()
                     raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
@@ -135,18 +150,21 @@ class Database:
             async with self.pool.connection() as connection:
                 # A setting of the role or the database must not be able to lower what "acknowledged" means.
                 cursor = await connection.execute(
-                    "SELECT set_config('synchronous_commit', 'on', true),"
+                    "BEGIN; SELECT set_config('synchronous_commit', 'on', true),"
                     " current_setting('synchronous_standby_names') <> '' AS quorum, now() AS at"
                 )
+                cursor.nextset()
                 row = await cursor.fetchone()
                 value = await work(connection)
+                if connection.info.transaction_status is not TransactionStatus.INTRANS:
+                    raise RuntimeError("not in a transaction: every statement has committed for itself")
                 connection.add_notice_handler(note)
                 committing = True
                 try:
                     await connection.commit()
                 finally:
                     connection.remove_notice_handler(note)
-        except (*_AWAY, TimeoutError, asyncio.CancelledError) as error:
+        except (*_AWAY, psycopg.InternalError, TimeoutError, asyncio.CancelledError) as error:
             # Also where the commit is done and the deadline ends the connection's way back to the pool.
             if committing:
                 raise OutcomeUnknown(f"commit: {type(error).__name__}: {error}") from error

@@ -6,16 +6,19 @@ Every step can be repeated: a run that finds the version half way goes on from w
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
+import psycopg
 from prometheus_client import Counter, Histogram
 
-from devmentor.pbml.db import Connection, Database
+from devmentor.pbml.batch import BatchManager
+from devmentor.pbml.db import Connection, Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.embedder import Vector
-from devmentor.pbml.index import Index, Point
+from devmentor.pbml.index import Index, IndexUnavailable, Point
 from devmentor.pbml.preprocess import embedding_input, prepare
 from devmentor.pbml.store import versions
-from devmentor.pbml.store.chunks import StoredChunk, load_vectors, save_chunks
-from devmentor.pbml.store.versions import Version
+from devmentor.pbml.store.chunks import Cut, StoredChunk, load_vectors, save_chunks
+from devmentor.pbml.store.versions import Found, Key, Version
 
 STAGE_SECONDS = Histogram(
     "pbml_stage_seconds",
@@ -27,12 +30,27 @@ VERSIONS = Counter("pbml_versions", "Versions that left the pipeline", ["kind", 
 CHUNKS = Counter("pbml_chunks_indexed", "Chunks written to the index")
 
 _PAGE = 512
+_TOGETHER = 64
+_SMALL_CHARS = 4 * 1024
+_LARGE_BYTES = 256 * 1024
+_LARGE_AT_A_TIME = 4
+_LOOKS = 4
 
+T = TypeVar("T")
+R = TypeVar("R")
+Work = Callable[[Connection, Sequence[T]], Awaitable[list[R]]]
 Embed = Callable[[Sequence[str]], Awaitable[list[Vector]]]
 
 
+class _RowHeld(Exception):
+    """A transaction for many documents met a row that is locked."""
+
+
 class Pipeline:
-    """One version at a time; many may run side by side and share batches of the embedder."""
+    """One version at a time; many may run side by side, and what they ask for at the same moment is one call.
+
+    A commit on the quorum, a statement and a call of the index cost nearly the same for one document as for twenty.
+    """
 
     def __init__(self, database: Database, index: Index, embed: Embed, chunk_chars: int, job_timeout_s: float) -> None:
         self._db = database
@@ -40,41 +58,81 @@ class Pipeline:
         self._embed = embed
         self._chunk_chars = chunk_chars
         self._timeout_s = job_timeout_s
+        # Their texts, chunks and vectors are in memory.
+        self._large = asyncio.Semaphore(_LARGE_AT_A_TIME)
+        self._load = BatchManager("load", self._load_all, own_fault=_own_fault, max_size=_TOGETHER)
+        self._save = BatchManager("save", self._save_all, own_fault=_own_fault, max_size=_TOGETHER, in_flight=2)
+        self._upsert = BatchManager("upsert", self._upsert_all, own_fault=_own_fault, max_size=_TOGETHER, in_flight=2)
+        self._publish = BatchManager(
+            "publish", self._publish_all, own_fault=_own_fault, max_size=_TOGETHER, in_flight=2
+        )
+
+    async def close(self) -> None:
+        """After the last run."""
+        await asyncio.gather(*(each.close() for each in (self._load, self._save, self._upsert, self._publish)))
 
     async def run(self, tenant: str, document_id: str, version: int) -> None:
         """Bring a version as far as it can go."""
-        async with asyncio.timeout(self._timeout_s):
-            async with self._db.read() as connection:
-                v = await versions.load_version(connection, tenant, document_id, version)
-            if v is None or v.status in ("superseded", "failed"):
-                return
-            if v.kind == "deletion":
-                await self._delete(v)
-            else:
-                await self._advance(v)
+        key = (tenant, document_id, version)
+        [found] = await self._load.submit([key])
+        if found is None or not found.large:
+            await self._bring(key, found)
+            return
+        async with self._large:
+            await self._bring(key, await self._load_alone(key))
 
-    async def _advance(self, v: Version) -> None:
+    async def _bring(self, key: Key, found: Found | None) -> None:
+        async with asyncio.timeout(self._timeout_s):
+            for _ in range(_LOOKS):
+                if found is None or found.version.status in ("superseded", "failed"):
+                    return
+                if found.version.kind == "deletion":
+                    await self._delete(found.version)
+                    return
+                if await self._advance(found):
+                    return
+                found = await self._load_alone(key)
+            raise RuntimeError(f"{_LOOKS} times another run had embedded it, and the ledger never said so")
+
+    async def _advance(self, found: Found) -> bool:
+        """False where another run of the same job was faster: then the ledger says how to go on."""
+        v = found.version
         vectors: list[tuple[int, Vector]] | None = None
         if v.status == "received":
-            async with self._db.read() as connection:
-                late = await versions.overtaken(connection, v)
-            if late:
+            if found.late:
                 await self._retire(v, v.version, "superseded")
-                return
-            vectors = await self._embed_chunks(v)
+                return True
+            vectors = await self._embed_chunks(found)
             if vectors is None:
-                return
-        live = v.status == "live"
+                return False
+        live: bool | None = v.status == "live"
         if not live:
-            await self._fill_index(v, vectors)
-            live = await self._publish(v)
-        await self._retire(v, v.version - 1 if live else v.version, "live" if live else "superseded")
+            await self._fill_index(found, vectors)
+            start = time.monotonic()
+            [live] = await self._publish.submit([v])
+            _observe("publish", start)
+        if live is not None:
+            await self._retire(v, v.version - 1 if live else v.version, "live" if live else "superseded")
+        return True
 
-    async def _embed_chunks(self, v: Version) -> list[tuple[int, Vector]] | None:
+    async def _load_all(self, keys: Sequence[Key]) -> list[Found | None]:
+        async with self._db.read() as connection:
+            return await versions.load_versions(connection, keys, _LARGE_BYTES, large_texts=False)
+
+    async def _load_alone(self, key: Key) -> Found | None:
+        async with self._db.read(timeout_s=30) as connection:
+            [found] = await versions.load_versions(connection, [key], _LARGE_BYTES, large_texts=True)
+            return found
+
+    async def _embed_chunks(self, found: Found) -> list[tuple[int, Vector]] | None:
         """received -> embedded. None where another run of the same job was faster."""
+        v = found.version
         start = time.monotonic()
         text = v.content or ""
-        prepared = await asyncio.to_thread(prepare, v.document_id, v.title, text, self._chunk_chars)
+        if len(text) <= _SMALL_CHARS:  # a thread's start costs more
+            prepared = prepare(v.document_id, v.title, text, self._chunk_chars)
+        else:
+            prepared = await asyncio.to_thread(prepare, v.document_id, v.title, text, self._chunk_chars)
         chunks = prepared.chunks
         _observe("preprocess", start)
         start = time.monotonic()
@@ -87,13 +145,20 @@ class Pipeline:
                 for k, vector in zip(page, vectors, strict=True)
             )
         _observe("embed", start)
-        saved = await self._db.write(lambda c: save_chunks(c, v, stored, prepared.chunker), timeout_s=60)
-        return [(k.chunk, k.vector) for k in stored] if saved.value else None
+        cut = [Cut(v, stored, prepared.chunker)]
+        # A large one would hold up those that share its call.
+        [saved] = await (self._save_all(cut) if found.large else self._save.submit(cut))
+        return [(k.chunk, k.vector) for k in stored] if saved else None
 
-    async def _fill_index(self, v: Version, vectors: list[tuple[int, Vector]] | None) -> None:
+    async def _save_all(self, given: Sequence[Cut]) -> list[bool]:
+        return await self._write_apart(given, lambda cut: cut.version, save_chunks, 60)
+
+    async def _fill_index(self, found: Found, vectors: list[tuple[int, Vector]] | None) -> None:
+        v = found.version
+        write = self._upsert_all if found.large else self._upsert.submit
         start = time.monotonic()
         if vectors is not None:
-            await self._upsert(v, vectors)
+            await write([_points(v, vectors)])
         else:
             after = -1
             while True:
@@ -101,27 +166,56 @@ class Pipeline:
                     page = await load_vectors(connection, v, after, _PAGE)
                 if not page:
                     break
-                await self._upsert(v, page)
+                await write([_points(v, page)])
                 after = page[-1][0]
         _observe("index", start)
 
-    async def _upsert(self, v: Version, vectors: Sequence[tuple[int, Vector]]) -> None:
-        await self._index.upsert(
-            [Point(v.tenant, v.document_id, v.version, number, v.conversation_id, vector) for number, vector in vectors]
-        )
-        CHUNKS.inc(len(vectors))
+    async def _upsert_all(self, given: Sequence[list[Point]]) -> list[None]:
+        points = [point for each in given for point in each]
+        await self._index.upsert(points)
+        CHUNKS.inc(len(points))
+        return [None] * len(given)
 
-    async def _publish(self, v: Version) -> bool:
-        """embedded -> indexed -> live. False where a newer version or a deletion was faster."""
-        start = time.monotonic()
+    async def _publish_all(self, given: Sequence[Version]) -> list[bool | None]:
+        """embedded -> indexed -> live: as `versions.go_live` says."""
 
-        async def work(c: Connection) -> bool:
-            await versions.mark_indexed(c, v)
-            return await versions.go_live(c, v)
+        async def work(c: Connection, some: Sequence[Version]) -> list[bool | None]:
+            await versions.mark_indexed(c, some)
+            return await versions.go_live(c, some)
 
-        live = (await self._db.write(work)).value
-        _observe("publish", start)
-        return live
+        return await self._write_apart(given, lambda v: v, work, None)
+
+    async def _write_apart(
+        self, given: Sequence[T], version_of: Callable[[T], Version], work: Work[T, R], alone_s: float | None
+    ) -> list[R]:
+        """Write all in as few transactions as have no document twice, in the order in which they were given.
+
+        `alone_s`: the time of one alone; None is the database's own.
+        """
+        results: dict[int, R] = {}
+        while left := [place for place in range(len(given)) if place not in results]:
+            turn: dict[tuple[str, str], int] = {}
+            for place in left:
+                v = version_of(given[place])
+                turn.setdefault((v.tenant, v.document_id), place)
+            places = [turn[document] for document in sorted(turn)]
+            some = [given[place] for place in places]
+            results |= zip(places, await self._write(work, some, alone_s), strict=True)
+        return [results[place] for place in range(len(given))]
+
+    async def _write(self, work: Work[T, R], some: Sequence[T], alone_s: float | None) -> list[R]:
+        if len(some) == 1:
+            return (await self._db.write(lambda c: work(c, some), timeout_s=alone_s)).value
+
+        async def together(c: Connection) -> list[R]:
+            # A row that somebody else holds for long is one document's trouble.
+            await c.execute("SELECT set_config('lock_timeout', '1s', true)")
+            try:
+                return await work(c, some)
+            except psycopg.errors.LockNotAvailable as error:
+                raise _RowHeld(str(error)) from error
+
+        return (await self._db.write(together, timeout_s=60)).value
 
     async def _retire(self, v: Version, up_to: int, result: str) -> None:
         """Remove versions up to `up_to`: from the index first, since its points are found through the ledger."""
@@ -143,6 +237,15 @@ class Pipeline:
 
         await self._db.write(work, timeout_s=60)
         VERSIONS.labels(v.kind, "live").inc()
+
+
+def _points(v: Version, vectors: Sequence[tuple[int, Vector]]) -> list[Point]:
+    return [Point(v.tenant, v.document_id, v.version, chunk, v.conversation_id, vector) for chunk, vector in vectors]
+
+
+def _own_fault(error: Exception) -> bool:
+    """Whether one document may be to blame; what is away is away for all."""
+    return not isinstance(error, DatabaseUnavailable | OutcomeUnknown | IndexUnavailable | TimeoutError)
 
 
 def _observe(stage: str, start: float) -> None:

@@ -88,7 +88,7 @@ class Settings(ServiceSettings):
     )
 
     # Worker
-    worker_concurrency: int = Field(default=4, ge=1)
+    worker_concurrency: int = Field(default=16, ge=1, description="documents at a time; four of them large")
     worker_poll_s: float = Field(default=0.2, gt=0)
     job_timeout_s: float = Field(default=1800, gt=0)
     job_max_attempts: int = Field(default=5, ge=1, description="for errors of the document itself, not of a dependency")

@@ -20,6 +20,7 @@ from devmentor.pbml.api import make_embedder
 from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.checks import dependencies
 from devmentor.pbml.db import Database, DatabaseUnavailable, OutcomeUnknown
+from devmentor.pbml.embedder import TextRefused
 from devmentor.pbml.index import Index
 from devmentor.pbml.maintenance import Maintenance
 from devmentor.pbml.pipeline import VERSIONS, Pipeline
@@ -53,14 +54,16 @@ class Worker:
         self.database = Database(settings, "pbml-worker")
         self.index = Index(settings)
         self.embedder = make_embedder(settings)
-        self._batches = BatchManager(
+        self._texts = BatchManager(
+            "embed",
             self.embedder.embed,
+            own_fault=lambda error: isinstance(error, TextRefused),
             max_size=settings.embedding_batch_size,
             max_age_s=settings.embedding_batch_age_ms / 1000,
             in_flight=settings.embedding_concurrency,
         )
         self._pipeline = Pipeline(
-            self.database, self.index, self._batches.embed, settings.chunk_chars, settings.job_timeout_s
+            self.database, self.index, self._texts.submit, settings.chunk_chars, settings.job_timeout_s
         )
         self._app = jobs.create(jobs.BoundedConnector(2 * settings.database_timeout_s))
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
@@ -92,10 +95,9 @@ class Worker:
         """Jobs are taken while the application serves; at the end those under way are finished."""
         await self.database.open()
         await self.embedder.open()
-        await self._batches.open()
         async with self._app.open_async(self.database.pool):
+            loop = asyncio.create_task(self._loop(), name="job-loop")
             running = [
-                asyncio.create_task(self._loop(), name="job-loop"),
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
@@ -106,8 +108,11 @@ class Worker:
             try:
                 yield
             finally:
+                # Told a second time it would leave the jobs that it waits for.
+                await tasks.end(loop, again_after_s=self._s.shutdown_grace_s + 5)
                 await tasks.end(*running)
-                await self._batches.close()
+                await self._pipeline.close()
+                await self._texts.close()
         await self.embedder.close()
         await self.index.close()
         await self.database.close()

@@ -12,7 +12,8 @@ TABLES = """
     CREATE TABLE documents (tenant, document_id, latest_version, live_version DEFAULT 0, deleted_version DEFAULT 0,
         PRIMARY KEY (tenant, document_id));
     CREATE TABLE versions (seq INTEGER PRIMARY KEY, tenant, document_id, version, kind, conversation_id, role, title,
-        metadata, content, content_bytes, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks, chunker,
+        metadata, content, content_bytes DEFAULT 0, status DEFAULT 'received', failure, failed_runs DEFAULT 0, chunks,
+        chunker,
         received_at DEFAULT '2026-01-01T00:00:00+00:00', embedded_at, indexed_at, live_at);
     CREATE VIEW pending_versions AS SELECT * FROM versions WHERE status IN ('received', 'embedded', 'indexed');
     CREATE TRIGGER pending INSTEAD OF UPDATE ON pending_versions BEGIN
@@ -59,6 +60,9 @@ DIALECT = [
 ]
 
 
+WRITING_WITH = re.compile(r"WITH (\w+) AS \((INSERT .*? RETURNING [\w, ]+)\)")
+
+
 class Ledger:
     """Database and connection in one: SQLite is near enough to PostgreSQL for the statements of a pipeline."""
 
@@ -98,6 +102,12 @@ class Ledger:
             statement, values = "SELECT 0 AS chunks, NULL AS words WHERE false", ()
         if "change_log" in statement:  # no replica follows this ledger
             statement, values = "SELECT 0 AS gone", ()
+        if first := WRITING_WITH.match(statement):  # one statement that writes twice: two, here
+            count = first[2].count("%s")
+            row = await (await self.execute(first[2], values[:count])).fetchone()
+            table = f"FROM (SELECT {', '.join(f'? AS {name}' for name in row)}) AS {first[1]}"
+            statement = statement[first.end() :].replace(f"FROM {first[1]}", table)
+            values = [*values[count:], *row.values()]
         for postgresql, sqlite in DIALECT:
             statement = re.sub(postgresql, sqlite, statement)
         if isinstance(values, dict):

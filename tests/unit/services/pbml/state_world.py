@@ -19,7 +19,7 @@ from devmentor.pbml.state import place
 from devmentor.pbml.state.follow import Follower
 from devmentor.pbml.store import versions
 from devmentor.pbml.store.acceptance import accept_deletion, accept_document, accept_turn
-from devmentor.pbml.store.chunks import StoredChunk, save_chunks
+from devmentor.pbml.store.chunks import Cut, StoredChunk, save_chunks
 from devmentor.pbml.store.versions import Version
 
 SRC = Path(__file__).resolve().parents[4] / "services" / "src"
@@ -59,9 +59,9 @@ async def go_live(c, v: Version) -> None:
     """What the pipeline does, without an index."""
     cut = prepare(v.document_id, v.title, v.content, 300).chunks
     rows = [StoredChunk(k.number, k.section, k.start, k.end, k.text, vector_of(k.text)) for k in cut]
-    assert await save_chunks(c, v, rows, "test")
-    await versions.mark_indexed(c, v)
-    assert await versions.go_live(c, v)
+    assert await save_chunks(c, [Cut(v, rows, "test")]) == [True]
+    await versions.mark_indexed(c, [v])
+    assert await versions.go_live(c, [v]) == [True]
     await versions.drop_versions(c, v, up_to=v.version - 1)
 
 

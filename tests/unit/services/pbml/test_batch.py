@@ -31,13 +31,16 @@ class Endpoint:
             self.running -= 1
 
 
+def _refused(error: Exception) -> bool:
+    return isinstance(error, TextRefused)
+
+
 @pytest.fixture
 async def manager():
     managers = []
 
     async def make(endpoint: Endpoint, **options) -> BatchManager:
-        made = BatchManager(endpoint, **{"max_size": 8, "max_age_s": 0.02, **options})
-        await made.open()
+        made = BatchManager("embed", endpoint, own_fault=_refused, **{"max_size": 8, "max_age_s": 0.02, **options})
         managers.append(made)
         return made
 
@@ -49,7 +52,7 @@ async def manager():
 async def test_documents_share_a_call(manager):
     endpoint = Endpoint()
     batches = await manager(endpoint)
-    results = await asyncio.gather(*(batches.embed(["x" * n, "y" * n]) for n in (1, 2, 3)))
+    results = await asyncio.gather(*(batches.submit(["x" * n, "y" * n]) for n in (1, 2, 3)))
     assert results == [[[1.0], [1.0]], [[2.0], [2.0]], [[3.0], [3.0]]]
     assert len(endpoint.calls) == 1
 
@@ -57,14 +60,14 @@ async def test_documents_share_a_call(manager):
 async def test_a_batch_is_never_larger_than_allowed_and_order_is_kept(manager):
     endpoint = Endpoint()
     batches = await manager(endpoint)
-    assert await batches.embed(["z" * n for n in range(1, 101)]) == [[float(n)] for n in range(1, 101)]
+    assert await batches.submit(["z" * n for n in range(1, 101)]) == [[float(n)] for n in range(1, 101)]
     assert max(len(call) for call in endpoint.calls) <= 8
 
 
 async def test_calls_in_flight_are_bounded(manager):
     endpoint = Endpoint(delay=0.01)
     batches = await manager(endpoint, in_flight=2)
-    await batches.embed(["t"] * 80)
+    await batches.submit(["t"] * 80)
     assert endpoint.most == 2
 
 
@@ -72,16 +75,33 @@ async def test_a_refused_text_fails_alone(manager):
     endpoint = Endpoint()
     endpoint.refuse = {"poison"}
     batches = await manager(endpoint)
-    good, bad = await asyncio.gather(batches.embed(["fine"]), batches.embed(["poison"]), return_exceptions=True)
+    good, bad = await asyncio.gather(batches.submit(["fine"]), batches.submit(["poison"]), return_exceptions=True)
     assert good == [[4.0]]
     assert isinstance(bad, TextRefused)
+
+
+async def test_an_endpoint_that_goes_away_is_not_asked_for_each_of_a_batch(manager):
+    endpoint = Endpoint()
+    endpoint.refuse = {"poison"}
+    batches = await manager(endpoint)
+
+    async def leave(texts):
+        if len(texts) == 1:
+            endpoint.away, endpoint.refuse = True, set()
+        return await endpoint(texts)
+
+    batches._call = leave
+    texts = ("a", "poison", "b", "c")
+    results = await asyncio.gather(*(batches.submit([text]) for text in texts), return_exceptions=True)
+    assert [type(result) for result in results] == [EmbedderUnavailable] * 4
+    assert endpoint.calls == [list(texts), ["a"]]
 
 
 async def test_a_caller_that_leaves_at_its_refused_text_takes_nobody_along(manager):
     endpoint = Endpoint(delay=0.01)
     endpoint.refuse = {"poison"}
     batches = await manager(endpoint)
-    bad, good = await asyncio.gather(batches.embed(["poison", "a"]), batches.embed(["bb"]), return_exceptions=True)
+    bad, good = await asyncio.gather(batches.submit(["poison", "a"]), batches.submit(["bb"]), return_exceptions=True)
     assert isinstance(bad, TextRefused)
     assert good == [[2.0]]
 
@@ -91,16 +111,16 @@ async def test_an_absent_endpoint_fails_all_and_the_next_try_works(manager):
     endpoint.away = True
     batches = await manager(endpoint)
     with pytest.raises(EmbedderUnavailable):
-        await batches.embed(["a", "b"])
+        await batches.submit(["a", "b"])
     endpoint.away = False
-    assert await batches.embed(["a"]) == [[1.0]]
+    assert await batches.submit(["a"]) == [[1.0]]
 
 
 async def test_a_cancelled_caller_does_not_stop_the_others(manager):
     endpoint = Endpoint(delay=0.05)
     batches = await manager(endpoint)
-    leaving = asyncio.create_task(batches.embed(["a"]))
-    staying = asyncio.create_task(batches.embed(["bb"]))
+    leaving = asyncio.create_task(batches.submit(["a"]))
+    staying = asyncio.create_task(batches.submit(["bb"]))
     await asyncio.sleep(0.03)
     leaving.cancel()
     assert await staying == [[2.0]]
@@ -109,8 +129,40 @@ async def test_a_cancelled_caller_does_not_stop_the_others(manager):
 async def test_close_releases_who_waits(manager):
     endpoint = Endpoint(delay=10)
     batches = await manager(endpoint, in_flight=1)
-    waiting = asyncio.create_task(batches.embed(["a"] * 60))
+    waiting = asyncio.create_task(batches.submit(["a"] * 60))
     await asyncio.sleep(0.05)
     await batches.close()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_call_takes_what_came_while_the_one_before_ran(manager):
+    endpoint = Endpoint(delay=0.02)
+    batches = await manager(endpoint, in_flight=1, max_age_s=0)
+    first = asyncio.create_task(batches.submit(["a"]))
+    await asyncio.sleep(0.01)
+    more = [asyncio.create_task(batches.submit([text])) for text in ("bb", "ccc", "dddd")]
+    assert await first == [[1.0]]
+    assert await asyncio.gather(*more) == [[[2.0]], [[3.0]], [[4.0]]]
+    assert endpoint.calls == [["a"], ["bb", "ccc", "dddd"]]
+
+
+async def test_what_comes_as_the_last_call_ends_is_not_forgotten(manager):
+    endpoint = Endpoint()
+    batches = await manager(endpoint, in_flight=1, max_age_s=0)
+    for n in range(200):
+        # Each at another turn of the loop after the answer before it.
+        first = asyncio.create_task(batches.submit(["a"]))
+        for _ in range(n % 20):
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(batches.submit(["bb"]), 1) == [[2.0]]
+        await first
+
+
+async def test_nothing_is_asked_for_after_the_close(manager):
+    endpoint = Endpoint()
+    batches = await manager(endpoint)
+    await batches.close()
+    with pytest.raises(asyncio.CancelledError):
+        await batches.submit(["a"])
+    assert endpoint.calls == []

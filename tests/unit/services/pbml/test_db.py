@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from private_postgres import NO_FSYNC, SMALL, Postgres
 
-from devmentor.pbml.db import Database, OutcomeUnknown
+from devmentor.pbml.db import Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.settings import Settings
 
 
@@ -69,3 +69,37 @@ async def test_whoever_cancels_it_is_not_told_something_else(database, conninfo)
     writing.cancel()
     await asyncio.wait([writing], timeout=20)
     assert writing.cancelled()
+
+
+TWO_RESULTS = psycopg.InternalError("received 2 results from command 'COMMIT'")
+"""What psycopg says where PgBouncer drops a database while it answers a COMMIT."""
+
+
+async def test_a_server_that_goes_at_the_end_of_a_reading_is_away(database):
+    with pytest.raises(DatabaseUnavailable, match="2 results"):
+        async with database.read():
+            raise TWO_RESULTS
+    with pytest.raises(psycopg.errors.InternalError_):
+        async with database.read():
+            raise psycopg.errors.InternalError_("cache lookup failed")
+
+
+async def test_a_server_that_goes_in_a_commit_leaves_its_outcome_unknown(database, monkeypatch):
+    async def two_results(self):
+        await self.rollback()
+        raise TWO_RESULTS
+
+    async def nothing(_connection) -> None:
+        pass
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "commit", two_results)
+    with pytest.raises(OutcomeUnknown, match="2 results"):
+        await database.write(nothing)
+
+
+async def test_work_that_ends_its_own_transaction_is_not_called_committed(database):
+    async def ends_it(connection) -> None:
+        await connection.rollback()
+
+    with pytest.raises(RuntimeError, match="not in a transaction"):
+        await database.write(ends_it)

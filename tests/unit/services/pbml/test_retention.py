@@ -186,7 +186,7 @@ async def test_much_goes_in_batches_and_tenants_take_turns(c, conninfo, database
 
 async def test_one_worker_at_a_time_and_who_lost_the_lease_stops(c, conninfo, database, monkeypatch):
     await ingest(c, "a", 31)
-    async with database.pool.connection() as other:
+    async with database.pool.connection() as other, other.transaction():
         assert await maintenance.claim(other, "retention", "two", 60)
     assert await Retention(settings(conninfo), database, "one").round() is None
     assert await there(c) == ["a"]

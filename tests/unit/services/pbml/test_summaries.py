@@ -290,7 +290,7 @@ async def _work(w):
 async def test_a_summary_waits_for_a_deletion_that_is_not_committed_and_is_thrown_away(w):
     await w.say("c", 8)
     fold, where, sources = await _work(w)
-    async with w.db.pool.connection() as deleting:
+    async with w.db.pool.connection() as deleting, deleting.transaction():
         await accept_deletion(deleting, "t", "~turn/c/1")
         writing = asyncio.create_task(
             w.db.write(lambda c: summaries.write(c, fold, "one", where, sources, "of what is deleted", "m"))
@@ -305,7 +305,7 @@ async def test_a_summary_waits_for_a_deletion_that_is_not_committed_and_is_throw
 async def test_a_deletion_waits_for_a_summary_that_is_not_committed_and_takes_it_away(w):
     await w.say("c", 8)
     fold, where, sources = await _work(w)
-    async with w.db.pool.connection() as writing:
+    async with w.db.pool.connection() as writing, writing.transaction():
         await summaries.write(writing, fold, "one", where, sources, "of what is deleted", "m")
         deleting = asyncio.create_task(delete(w, 1))
         await asyncio.sleep(0.2)

@@ -91,11 +91,11 @@ class Service:
         key = request.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
             raise ApiError(400, "invalid_idempotency_key", "Idempotency-Key must have 1 to 255 printable characters")
-        digest = idempotency.request_bytes(f"{request.method} {kind}", body)
-        if draft is not None and self.spool is not None:
+        draft = draft if self.spool is not None else None
+        # A long text is not serialised for nothing.
+        digest = idempotency.request_bytes(f"{request.method} {kind}", body) if key or draft else b""
+        if draft is not None:
             draft = replace(draft, key=key, request_sha256=hashlib.sha256(digest).hexdigest())
-        else:
-            draft = None
         replayed = False
 
         async def work(c: Connection) -> dict[str, Any]:

@@ -22,33 +22,29 @@ async def accept_document(
     c: Connection, tenant: str, document_id: str, title: str | None, metadata: dict[str, Any], text: str
 ) -> Accepted:
     """The next version of a document. Its row is locked until the commit: versions are given in commit order."""
-    version = await _next_version(c, tenant, document_id)
     cursor = await c.execute(
-        "INSERT INTO versions (tenant, document_id, version, kind, title, metadata, content, content_bytes)"
-        " VALUES (%s, %s, %s, 'document', %s, %s, %s, octet_length(%s)) RETURNING seq",
-        (tenant, document_id, version, title, Jsonb(metadata), text, text),
+        f"{_WITH_NEXT_VERSION} INSERT INTO versions"  # noqa: S608 - a constant
+        " (tenant, document_id, version, kind, title, metadata, content, content_bytes)"
+        " SELECT %s, %s, d.latest_version, 'document', %s, %s::jsonb, %s, octet_length(%s) FROM d"
+        " RETURNING version, seq",
+        (tenant, document_id, tenant, document_id, title, Jsonb(metadata), text, text),
     )
-    row = await cursor.fetchone()
-    assert row is not None
-    return Accepted(document_id, version, row["seq"])
+    return _accepted(document_id, await cursor.fetchone())
 
 
 async def accept_turn(
     c: Connection, tenant: str, conversation_id: str, document_id: str, role: str, content: str
 ) -> Accepted:
     """A turn is a document of its own that belongs to a conversation."""
-    version = await _next_version(c, tenant, document_id)
     # The conversation's row before the ledger's: turns get their seq in the order of their commits.
     await generations.bump_conversation(c, tenant, conversation_id)
     cursor = await c.execute(
-        "INSERT INTO versions"
+        f"{_WITH_NEXT_VERSION} INSERT INTO versions"  # noqa: S608 - a constant
         " (tenant, document_id, version, kind, conversation_id, role, content, content_bytes)"
-        " VALUES (%s, %s, %s, 'turn', %s, %s, %s, octet_length(%s)) RETURNING seq",
-        (tenant, document_id, version, conversation_id, role, content, content),
+        " SELECT %s, %s, d.latest_version, 'turn', %s, %s, %s, octet_length(%s) FROM d RETURNING version, seq",
+        (tenant, document_id, tenant, document_id, conversation_id, role, content, content),
     )
-    row = await cursor.fetchone()
-    assert row is not None
-    return Accepted(document_id, version, row["seq"])
+    return _accepted(document_id, await cursor.fetchone())
 
 
 async def accept_deletion(c: Connection, tenant: str, document_id: str) -> Accepted | None:
@@ -87,14 +83,14 @@ async def _take_from_summaries(c: Connection, tenant: str, document_id: str) -> 
         await summaries.withdraw(c, tenant, turn["conversation_id"], turn["seq"])
 
 
-async def _next_version(c: Connection, tenant: str, document_id: str) -> int:
-    cursor = await c.execute(
-        "INSERT INTO documents (tenant, document_id, latest_version) VALUES (%s, %s, 1)"
-        " ON CONFLICT (tenant, document_id) DO UPDATE SET latest_version = documents.latest_version + 1"
-        " RETURNING latest_version",
-        (tenant, document_id),
-    )
-    row = await cursor.fetchone()
+_WITH_NEXT_VERSION = (
+    "WITH d AS (INSERT INTO documents (tenant, document_id, latest_version) VALUES (%s, %s, 1)"
+    " ON CONFLICT (tenant, document_id) DO UPDATE SET latest_version = documents.latest_version + 1"
+    " RETURNING latest_version)"
+)
+"""`d`: the document's row, made or locked, with its next version's number. One statement with what follows."""
+
+
+def _accepted(document_id: str, row: dict[str, Any] | None) -> Accepted:
     assert row is not None
-    version: int = row["latest_version"]
-    return version
+    return Accepted(document_id, row["version"], row["seq"])

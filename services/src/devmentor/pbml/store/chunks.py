@@ -22,6 +22,15 @@ class StoredChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A version's chunks. `chunker` says what cut the text: an index is rebuilt from these, never by cutting again."""
+
+    version: Version
+    chunks: Sequence[StoredChunk]
+    chunker: str
+
+
+@dataclass(frozen=True, slots=True)
 class LiveChunk:
     """A chunk of a live version; `start` and `end` are characters of its normalised text."""
 
@@ -54,38 +63,47 @@ def unpack(data: bytes) -> list[float]:
     return values.tolist()
 
 
-async def save_chunks(c: Connection, v: Version, chunks: Sequence[StoredChunk], chunker: str) -> bool:
-    """received -> embedded. False where another run of the job was here first: nothing is written then.
+async def save_chunks(c: Connection, given: Sequence[Cut]) -> list[bool]:
+    """received -> embedded. False where another run of the job was here first: nothing is written of it then.
 
-    `chunker` says what cut the text. An index is rebuilt from these rows, never by cutting again.
+    At most one version of a document at a time.
     """
     cursor = await c.execute(
-        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = %s, chunker = %s, failure = NULL"
-        " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'received'",
-        (len(chunks), chunker, v.tenant, v.document_id, v.version),
+        "UPDATE versions SET status = 'embedded', embedded_at = now(), chunks = w.k, chunker = w.cutter, failure = NULL"
+        " FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[]) AS w(t, d, n, k, cutter)"
+        " WHERE tenant = w.t AND document_id = w.d AND version = w.n AND status = 'received'"
+        " RETURNING tenant, document_id, version",
+        (
+            [cut.version.tenant for cut in given],
+            [cut.version.document_id for cut in given],
+            [cut.version.version for cut in given],
+            [len(cut.chunks) for cut in given],
+            [cut.chunker for cut in given],
+        ),
     )
-    if cursor.rowcount != 1:
-        return False
-    async with c.cursor().copy(
-        "COPY chunks (tenant, document_id, version, chunk, conversation_id, section,"
-        " start_char, end_char, body, embedding) FROM STDIN"
-    ) as copy:
-        for k in chunks:
-            await copy.write_row(
-                (
-                    v.tenant,
-                    v.document_id,
-                    v.version,
-                    k.chunk,
-                    v.conversation_id,
-                    k.section,
-                    k.start,
-                    k.end,
-                    k.body,
-                    pack(k.vector),
+    first = {(row["tenant"], row["document_id"], row["version"]) for row in await cursor.fetchall()}
+    rows = [(cut.version, k) for cut in given if cut.version.key in first for k in cut.chunks]
+    if rows:
+        async with c.cursor().copy(
+            "COPY chunks (tenant, document_id, version, chunk, conversation_id, section,"
+            " start_char, end_char, body, embedding) FROM STDIN"
+        ) as copy:
+            for v, k in rows:
+                await copy.write_row(
+                    (
+                        v.tenant,
+                        v.document_id,
+                        v.version,
+                        k.chunk,
+                        v.conversation_id,
+                        k.section,
+                        k.start,
+                        k.end,
+                        k.body,
+                        pack(k.vector),
+                    )
                 )
-            )
-    return True
+    return [cut.version.key in first for cut in given]
 
 
 async def load_vectors(c: Connection, v: Version, after: int, limit: int) -> list[tuple[int, list[float]]]:

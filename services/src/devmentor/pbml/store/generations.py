@@ -15,11 +15,19 @@ def shard_of(document_id: str) -> int:
 
 async def bump_generation(c: Connection, tenant: str, document_id: str) -> None:
     """Something of this tenant's documents became retrievable or ceased to be."""
-    await c.execute(
-        "INSERT INTO generations VALUES (%s, %s, 1)"
-        " ON CONFLICT (tenant, shard) DO UPDATE SET generation = generations.generation + 1",
-        (tenant, shard_of(document_id)),
-    )
+    await bump_documents(c, [(tenant, document_id)])
+
+
+async def bump_documents(c: Connection, documents: Collection[tuple[str, str]]) -> None:
+    """The same for several at once: (tenant, document id)."""
+    # In order: two of these must not wait for each other.
+    rows = sorted({(tenant, shard_of(document_id)) for tenant, document_id in documents})
+    if rows:
+        await c.execute(
+            "INSERT INTO generations SELECT a.tenant, a.shard, 1 FROM unnest(%s::text[], %s::int[]) AS a(tenant, shard)"
+            " WHERE true ON CONFLICT (tenant, shard) DO UPDATE SET generation = generations.generation + 1",
+            ([tenant for tenant, _shard in rows], [shard for _tenant, shard in rows]),
+        )
 
 
 async def bump_conversation(c: Connection, tenant: str, conversation_id: str) -> None:

@@ -1,9 +1,13 @@
 """A version on its way: received, embedded, indexed, live; or superseded, or failed."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from devmentor.pbml.db import Connection
 from devmentor.pbml.store import generations
+
+Key = tuple[str, str, int]
+"""Tenant, document id, version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,60 +23,95 @@ class Version:
     content: str | None
     status: str
 
+    @property
+    def key(self) -> Key:
+        """Which version it is."""
+        return (self.tenant, self.document_id, self.version)
 
-async def load_version(c: Connection, tenant: str, document_id: str, version: int) -> Version | None:
-    """A version as the pipeline finds it."""
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A version; `late`: a newer one is live or its document was deleted after it; `large`: by its text's length."""
+
+    version: Version
+    late: bool
+    large: bool
+
+
+async def load_versions(
+    c: Connection, keys: Sequence[Key], large_bytes: int, *, large_texts: bool
+) -> list[Found | None]:
+    """Versions as the pipeline finds them, in the order of their keys; those above `large_bytes` without their text
+    where `large_texts` does not ask for it."""
     cursor = await c.execute(
-        "SELECT tenant, document_id, version, kind, conversation_id, title, content, status"
-        " FROM versions WHERE tenant = %s AND document_id = %s AND version = %s",
-        (tenant, document_id, version),
+        "SELECT v.tenant, v.document_id, v.version, v.kind, v.conversation_id, v.title,"
+        " CASE WHEN %s OR v.content_bytes <= %s THEN v.content END AS content, v.status, v.content_bytes > %s AS large,"
+        " greatest(d.live_version, d.deleted_version) > v.version AS late"
+        " FROM unnest(%s::text[], %s::text[], %s::int[]) AS w(tenant, document_id, version)"
+        " JOIN versions v ON v.tenant = w.tenant AND v.document_id = w.document_id AND v.version = w.version"
+        " JOIN documents d ON d.tenant = v.tenant AND d.document_id = v.document_id",
+        (large_texts, large_bytes, large_bytes, *_columns(keys)),
     )
-    row = await cursor.fetchone()
-    return Version(**row) if row else None
+    found = {}
+    for row in await cursor.fetchall():
+        late, large = bool(row.pop("late")), bool(row.pop("large"))
+        v = Version(**row)
+        found[v.key] = Found(v, late, large)
+    return [found.get(key) for key in keys]
 
 
-async def overtaken(c: Connection, v: Version) -> bool:
-    """Whether a newer version is live or the document was deleted after this version."""
-    cursor = await c.execute(
-        "SELECT greatest(live_version, deleted_version) > %s AS late FROM documents"
-        " WHERE tenant = %s AND document_id = %s",
-        (v.version, v.tenant, v.document_id),
-    )
-    row = await cursor.fetchone()
-    return row is None or bool(row["late"])
-
-
-async def mark_indexed(c: Connection, v: Version) -> None:
+async def mark_indexed(c: Connection, given: Sequence[Version]) -> None:
     """embedded -> indexed: all points are in Qdrant."""
     await c.execute(
         "UPDATE versions SET status = 'indexed', indexed_at = now()"
-        " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'embedded'",
-        (v.tenant, v.document_id, v.version),
+        " FROM unnest(%s::text[], %s::text[], %s::int[]) AS w(t, d, n)"
+        " WHERE tenant = w.t AND document_id = w.d AND version = w.n AND status = 'embedded'",
+        _columns(v.key for v in given),
     )
 
 
-async def go_live(c: Connection, v: Version) -> bool:
-    """indexed -> live, only if no newer version is and the document was not deleted since.
+async def go_live(c: Connection, given: Sequence[Version]) -> list[bool | None]:
+    """indexed -> live, each only if no newer version of its document is and that was not deleted since.
 
-    True where the version is live now, also by another run of the same job; False where it was overtaken.
+    At most one version of a document at a time. True where the version is live now, also by another run of the same
+    job; False where it was overtaken; None where it is not indexed: it was given up meanwhile.
     """
     cursor = await c.execute(
-        "UPDATE documents SET live_version = %s WHERE tenant = %s AND document_id = %s"
-        " AND live_version < %s AND deleted_version < %s",
-        (v.version, v.tenant, v.document_id, v.version, v.version),
+        "UPDATE documents SET live_version = w.n FROM unnest(%s::text[], %s::text[], %s::int[]) AS w(t, d, n)"
+        " WHERE tenant = w.t AND document_id = w.d AND live_version < w.n AND deleted_version < w.n"
+        " AND EXISTS (SELECT 1 FROM versions v WHERE v.tenant = w.t AND v.document_id = w.d AND v.version = w.n"
+        " AND v.status = 'indexed') RETURNING tenant, document_id, live_version",
+        _columns(v.key for v in given),
     )
-    if cursor.rowcount != 1:
-        return not await overtaken(c, v)
-    await c.execute(
-        "UPDATE versions SET status = 'live', live_at = now()"
-        " WHERE tenant = %s AND document_id = %s AND version = %s AND status = 'indexed'",
-        (v.tenant, v.document_id, v.version),
+    new = {(row["tenant"], row["document_id"], row["live_version"]) for row in await cursor.fetchall()}
+    if new:
+        await c.execute(
+            "UPDATE versions SET status = 'live', live_at = now()"
+            " FROM unnest(%s::text[], %s::text[], %s::int[]) AS w(t, d, n)"
+            " WHERE tenant = w.t AND document_id = w.d AND version = w.n AND status = 'indexed'",
+            _columns(sorted(new)),
+        )
+    went = [v for v in given if v.key in new]
+    await generations.bump_documents(c, {(v.tenant, v.document_id) for v in went if v.conversation_id is None})
+    conversations: dict[str, set[str]] = {}
+    for v in went:
+        if v.conversation_id is not None:
+            conversations.setdefault(v.tenant, set()).add(v.conversation_id)
+    for tenant, ids in sorted(conversations.items()):
+        await generations.bump_conversations(c, tenant, ids)
+    return [True if v.key in new else await _settled(c, v) for v in given]
+
+
+async def _settled(c: Connection, v: Version) -> bool | None:
+    """Whether a version that did not go live now is live (True) or was overtaken (False)."""
+    cursor = await c.execute(
+        "SELECT live_version, deleted_version FROM documents WHERE tenant = %s AND document_id = %s",
+        (v.tenant, v.document_id),
     )
-    if v.conversation_id is None:
-        await generations.bump_generation(c, v.tenant, v.document_id)
-    else:
-        await generations.bump_conversation(c, v.tenant, v.conversation_id)
-    return True
+    row = await cursor.fetchone()
+    if row is None or max(row["live_version"], row["deleted_version"]) > v.version:
+        return False
+    return True if row["live_version"] == v.version > row["deleted_version"] else None
 
 
 async def drop_versions(c: Connection, v: Version, *, up_to: int) -> None:
@@ -157,3 +196,12 @@ async def failed(c: Connection, tenant: str | None, limit: int) -> list[tuple[st
         (tenant, tenant, limit),
     )
     return [(row["tenant"], row["document_id"]) for row in await cursor.fetchall()]
+
+
+def _columns(keys: Iterable[Key]) -> tuple[list[str], list[str], list[int]]:
+    tenants, ids, numbers = [], [], []
+    for tenant, document_id, number in keys:
+        tenants.append(tenant)
+        ids.append(document_id)
+        numbers.append(number)
+    return tenants, ids, numbers
