@@ -1,6 +1,6 @@
 """What /ready asks, in the API and in the worker."""
 
-from devmentor.common.health import Check
+from devmentor.common.health import ANSWER_WITHIN_S, Check
 from devmentor.pbml.db import Database
 from devmentor.pbml.embedder import Embedder
 from devmentor.pbml.index import Index
@@ -32,7 +32,7 @@ def dependencies(
     """
 
     async def postgres() -> str:
-        committed = await database.write(lambda c: operations.touch_replica(c, name), timeout_s=2)
+        committed = await database.write(lambda c: operations.touch_replica(c, name), timeout_s=ANSWER_WITHIN_S)
         return f"write committed, durability {committed.durability}"
 
     async def embeddings() -> str:
@@ -45,8 +45,8 @@ def dependencies(
         return f"{spool.waiting} entries, {spool.size} of {spool.max_bytes} bytes, {spool.parked} parked"
 
     return [
-        Check("postgres", postgres, required=spool is None and not fetches_without, timeout_s=2.5, grace_s=_FAILOVER_S),
-        *([] if spool is None else [Check("spool", writes, timeout_s=2.5)]),
+        Check("postgres", postgres, required=spool is None and not fetches_without, grace_s=_FAILOVER_S),
+        *([] if spool is None else [Check("spool", writes)]),
         Check("qdrant", index.probe, required=False),
         Check("embedder", embeddings, required=False),
     ]

@@ -4,8 +4,11 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from devmentor.common import health
 from devmentor.common.auth import TenantKeys
 from devmentor.common.errors import ApiError
 from devmentor.common.health import Check, Readiness
@@ -190,15 +194,26 @@ async def test_ready_reports_each_check_and_drains():
         assert (await session.get("/ready")).status_code == 503
 
 
-async def test_a_check_that_hangs_is_a_failure():
+async def hangs() -> str:
+    await asyncio.sleep(60)
+    return "never"
 
-    async def hangs() -> str:
-        await asyncio.sleep(60)
-        return "never"
 
-    report = await Readiness("test", [Check("slow", hangs, timeout_s=0.01)]).report()
+async def test_a_check_that_hangs_is_a_failure(monkeypatch):
+    monkeypatch.setattr(health, "ANSWER_WITHIN_S", 0.01)
+    report = await Readiness("test", [Check("slow", hangs)]).report()
     assert not report.ready
     assert report.body["checks"]["slow"]["detail"] == "no answer in 0.01 s"
+
+
+async def test_what_is_ready_without_a_check_that_hangs_says_so_before_the_load_balancer_gives_up():
+    template = (Path(__file__).parents[4] / "roles/gateway/templates/haproxy.cfg.j2").read_text()
+    [waits] = re.findall(r"timeout check (\d+)s", template)
+    start = time.monotonic()
+    async with asyncio.timeout(int(waits)):
+        report = await Readiness("test", [Check("aside", hangs, required=False)]).report()
+    assert report.ready
+    assert time.monotonic() - start < int(waits) - 0.2
 
 
 async def test_a_check_that_has_passed_may_fail_for_its_grace_and_one_that_never_did_may_not():

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from devmentor.common.errors import ApiError, unavailable
-from devmentor.common.health import Check
+from devmentor.common.health import ANSWER_WITHIN_S, Check
 from devmentor.pbml.api import answers
 from devmentor.pbml.api.openapi import Endpoint
 from devmentor.pbml.api.service import Service
@@ -67,11 +67,11 @@ def checks(service: Service) -> list[Check]:
 
     async def reads() -> str:
         try:
-            notes = await read(state, lambda view: view.notes, 2)
+            notes = await read(state, lambda view: view.notes, ANSWER_WITHIN_S / 2)
         except StateAway as error:
             name = service.settings.replica
-            await service.database.write(lambda c: operations.touch_replica(c, name), timeout_s=2)
+            await service.database.write(lambda c: operations.touch_replica(c, name), timeout_s=ANSWER_WITHIN_S / 2)
             return f"by PostgreSQL; {error}"
         return f"the state is of {datetime.fromtimestamp(float(notes['at']), UTC).isoformat(timespec='seconds')}"
 
-    return [Check("reads", reads, timeout_s=5)]
+    return [Check("reads", reads)]
