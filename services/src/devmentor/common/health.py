@@ -10,8 +10,8 @@ from typing import Any
 from prometheus_client import Gauge
 
 ANSWER_WITHIN_S = 1.5
-"""No check takes longer: a load balancer's probe waits 2 s, and where it gives up, nobody hears that a check has a grace
-or is not required."""
+"""No check takes longer: a load balancer's probe waits 2 s, and where it gives up, nobody hears that a check has a
+grace or is not required."""
 
 READY_CHECK = Gauge("devmentor_ready_check", "1 where a readiness check passes", ["service", "check"])
 

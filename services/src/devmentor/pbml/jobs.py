@@ -1,8 +1,7 @@
 """The job queue: procrastinate on PostgreSQL, deferred in the transaction that accepts, polled by the workers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from typing import Any, cast
 
 import procrastinate
@@ -50,15 +49,6 @@ class BoundedConnector(procrastinate.PsycopgConnector):  # type: ignore[misc] # 
     def __init__(self, limit_s: float) -> None:
         super().__init__()
         self._limit_s = limit_s
-
-    @asynccontextmanager
-    async def _get_cursor(self, connection: Any = None) -> AsyncIterator[Any]:
-        """The queue's own statements do not wait for the quorum: a worker takes one job after the other, and one that is
-        forgotten to have been taken, or ended, is run again. A job is deferred by `connection`, in its transaction."""
-        async with super()._get_cursor(connection) as cursor:
-            if connection is None:
-                await cursor.execute("BEGIN; SET LOCAL synchronous_commit TO local")
-            yield cursor
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         """As procrastinate's. Raises ConnectorException past the limit."""

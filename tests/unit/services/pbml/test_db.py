@@ -8,7 +8,6 @@ import pytest
 from private_postgres import NO_FSYNC, SMALL, Postgres
 
 from devmentor.pbml.db import Database, DatabaseUnavailable, OutcomeUnknown
-from devmentor.pbml.jobs import BoundedConnector
 from devmentor.pbml.settings import Settings
 
 
@@ -104,12 +103,3 @@ async def test_work_that_ends_its_own_transaction_is_not_called_committed(databa
 
     with pytest.raises(RuntimeError, match="not in a transaction"):
         await database.write(ends_it)
-
-
-async def test_the_queue_s_own_statements_do_not_wait_for_the_quorum(database, conninfo):
-    connector = BoundedConnector(5)
-    await connector.open_async(database.pool)
-    name = f"s{uuid.uuid4().hex}"
-    await connector.execute_query_async(f"CREATE SEQUENCE {name}")
-    with psycopg.connect(conninfo) as c:
-        assert c.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone() == (True,), "and are committed"
