@@ -75,7 +75,7 @@ TWO_RESULTS = psycopg.InternalError("received 2 results from command 'COMMIT'")
 """What psycopg says where PgBouncer drops a database while it answers a COMMIT."""
 
 
-async def test_a_server_that_goes_at_the_end_of_a_reading_is_away(database):
+async def test_a_server_that_is_pretended_to_go_at_the_end_of_a_reading_is_away(database):
     with pytest.raises(DatabaseUnavailable, match="2 results"):
         async with database.read():
             raise TWO_RESULTS
@@ -84,7 +84,7 @@ async def test_a_server_that_goes_at_the_end_of_a_reading_is_away(database):
             raise psycopg.errors.InternalError_("cache lookup failed")
 
 
-async def test_a_server_that_goes_in_a_commit_leaves_its_outcome_unknown(database, monkeypatch):
+async def test_a_server_that_is_pretended_to_go_in_a_commit_leaves_its_outcome_unknown(database, monkeypatch):
     async def two_results(self):
         await self.rollback()
         raise TWO_RESULTS

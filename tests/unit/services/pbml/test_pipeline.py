@@ -118,11 +118,20 @@ async def test_documents_that_come_together_share_transactions(points):
 
 
 async def test_two_versions_of_a_document_at_the_same_moment_are_not_written_in_one_transaction(
-    pipeline, ledger, points
+    pipeline, ledger, points, monkeypatch
 ):
+    """PostgreSQL would take either of the two for the one UPDATE."""
+    go_live, together = versions.go_live, []
+
+    async def noted(c, given):
+        together.append(len(given))
+        return await go_live(c, given)
+
+    monkeypatch.setattr(versions, "go_live", noted)
     ledger.accept(1)
     ledger.accept(2)
     await asyncio.gather(pipeline.run("t", "d", 1), pipeline.run("t", "d", 2))
+    assert together == [1, 1]
     assert ledger.statuses == ["superseded", "live"]
     assert (ledger.chunked, points.versions) == ([2], {2})
 
@@ -192,7 +201,7 @@ async def test_a_version_that_was_given_up_meanwhile_does_not_go_live(pipeline, 
     assert ledger.db.execute("SELECT live_version FROM documents").fetchone()[0] == 0
 
 
-async def test_a_row_that_is_held_stops_its_own_document_alone(pipeline, ledger, monkeypatch):
+async def test_a_row_that_is_pretended_to_be_held_stops_its_own_document_alone(pipeline, ledger, monkeypatch):
     go_live = versions.go_live
 
     async def held(c, given):
