@@ -194,7 +194,7 @@ def test_a_lost_primary_is_replaced_and_comes_back_by_itself(deployed: Path) -> 
     killed = time.monotonic()
     try:
         _, why = wait_until(lambda: "" if leader_of(cluster.views()) not in ("", lost) else "nobody leads", 30)
-        assert not why
+        assert not why, cluster.told()
         led = time.monotonic() - killed
         _, why = wait_until(lambda: answers(client), 60)
         assert not why
@@ -203,7 +203,7 @@ def test_a_lost_primary_is_replaced_and_comes_back_by_itself(deployed: Path) -> 
         lab(deployed, "start", lost).require()
     started = time.monotonic()
     _, why = wait_until(cluster.settled, REJOIN_SECONDS)
-    assert not why
+    assert not why, f"{why}\n{cluster.told()}"
     followed = time.monotonic() - started
     print(f"\n{lost}, the primary, killed: {leader_of(cluster.views())} seen leading after {led:.1f} s, an answer "
           f"after {answered:.1f} s; {lost} follows {followed:.1f} s after its start")  # fmt: skip

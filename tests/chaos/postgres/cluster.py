@@ -137,6 +137,23 @@ class Cluster:
     def server_name(self, address: str) -> str:
         return self._addresses.get(address, address)
 
+    def told(self) -> str:
+        """What the agents say and did last, in few lines: for a test's failure, whose hosts are gone afterwards."""
+        log = ["journalctl", "--no-pager", "-o", "short-precise", "-n", "15", "-u", "pgagent"]
+        lines = []
+        for node in self.nodes:
+            host = self.lab.host(node)
+            try:
+                status = call(host, "status", seconds=5)
+                seen = {key: status.get(key) for key in ("acting", "promise", "committed", "committing", "suspects")}
+                postgres = {key: status["postgres"].get(key) for key in ("state", "age_s", "in_recovery", "streaming")}
+                lines.append(f"{node}: {json.dumps({**seen, 'postgres': postgres})}")
+                done = host.execute(log, check=False, timeout=10)
+                lines += [f"  {line[:240]}" for line in done.stdout.splitlines()]
+            except (LabError, subprocess.TimeoutExpired) as error:
+                lines.append(f"{node}: {error}")
+        return "\n".join(lines)
+
     def evidence(self, folder: Path) -> None:
         """Every host's journal of PostgreSQL, agent and pooler since the last hour's start."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +165,7 @@ def save_journal(host: Host, folder: Path, seconds: int = 600) -> None:
     """The host's journal and PostgreSQL's log of the last seconds, where the host runs."""
     command = (
         f"journalctl --no-pager -o short-precise --since -{seconds}s; "
-        "for f in /var/log/postgresql/*.log; do echo \"== $f\"; "
+        'for f in /var/log/postgresql/*.log; do echo "== $f"; '
         "grep -av 'read-only transaction\\|chaos_rows' \"$f\" | tail -n 2000; done"
     )
     try:
