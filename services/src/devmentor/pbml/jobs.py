@@ -1,7 +1,7 @@
 """The job queue: procrastinate on PostgreSQL, deferred in the transaction that accepts, polled by the workers."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import procrastinate
@@ -9,7 +9,9 @@ import psycopg
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
+from procrastinate.sql import queries
 
+from devmentor.pbml.batch import BatchManager
 from devmentor.pbml.db import Connection, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.embedder import EmbedderUnavailable
 from devmentor.pbml.index import IndexUnavailable
@@ -22,6 +24,19 @@ DEPENDENCY_AWAY = (DatabaseUnavailable, OutcomeUnknown, EmbedderUnavailable, Ind
 """Not the document's fault: tried again for as long as it takes."""
 
 _LONGEST_WAIT_S = 30
+_TOGETHER = 32
+
+# procrastinate's own functions, one call a row: each sees what those before it have changed.
+_FETCH = """
+SELECT job.id, status, task_name, priority, lock, queueing_lock, args, scheduled_at, queue_name, attempts, worker_id
+FROM unnest(%(workers)s::bigint[]) WITH ORDINALITY AS asking (id, turn),
+     procrastinate_fetch_job_v2(%(queues)s::varchar[], asking.id) AS job
+ORDER BY turn
+"""
+_FINISH = """
+SELECT procrastinate_finish_job_v1(id, status::procrastinate_job_status, deleted)
+FROM unnest(%(jobs)s::bigint[], %(statuses)s::text[], %(deleted)s::boolean[]) AS ended (id, status, deleted)
+"""
 
 
 class GivenUp(Exception):
@@ -40,27 +55,52 @@ class Retry(BaseRetryStrategy):  # type: ignore[misc] # untyped for mypy: follow
         return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 10), _LONGEST_WAIT_S)})
 
 
-class BoundedConnector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped for mypy
+class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped for mypy
     """procrastinate's connector with a limit on each statement; it has none, and a frozen pooler stopped its loop.
 
     Past the limit psycopg cancels the statement, waits up to 10 s more and closes the connection.
+
+    Jobs that several loops fetch, or end, at the same moment are fetched, or ended, in one statement: each is a commit
+    that waits for the replicas.
     """
 
     def __init__(self, limit_s: float) -> None:
         super().__init__()
         self._limit_s = limit_s
+        self._fetches = BatchManager("fetch", self._fetch, own_fault=lambda _error: False, max_size=_TOGETHER)
+        self._ends = BatchManager("finish", self._finish, own_fault=_refused, max_size=_TOGETHER)
+
+    async def close_async(self) -> None:
+        """As procrastinate's."""
+        await self._fetches.close()
+        await self._ends.close()
+        await super().close_async()
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         """As procrastinate's. Raises ConnectorException past the limit."""
+        if query == queries["finish_job"]:
+            await self._ends.submit([(arguments["job_id"], arguments["status"], arguments["delete_job"])])
+            return
         await self._bounded(super().execute_query_async(query, **arguments))
 
     async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:
         """As procrastinate's. Raises ConnectorException past the limit."""
+        if query == queries["fetch_job"]:
+            return (await self._fetches.submit([(tuple(arguments["queues"]), arguments["worker_id"])]))[0]
         return cast(dict[str, Any], await self._bounded(super().execute_query_one_async(query, **arguments)))
 
     async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:
         """As procrastinate's. Raises ConnectorException past the limit."""
         return cast(list[dict[str, Any]], await self._bounded(super().execute_query_all_async(query, **arguments)))
+
+    async def _fetch(self, asking: Sequence[tuple[tuple[str, ...], int]]) -> list[dict[str, Any]]:
+        names = sorted({name for asked, _ in asking for name in asked})  # all loops ask for the same ones
+        return await self.execute_query_all_async(_FETCH, queues=names, workers=[worker for _, worker in asking])
+
+    async def _finish(self, ended: Sequence[tuple[int, str, bool]]) -> list[None]:
+        jobs, statuses, deleted = ([each[part] for each in ended] for part in range(3))
+        await self.execute_query_all_async(_FINISH, jobs=jobs, statuses=statuses, deleted=deleted)
+        return [None] * len(ended)
 
     async def _bounded(self, call: Awaitable[Any]) -> Any:
         try:
@@ -68,6 +108,11 @@ class BoundedConnector(procrastinate.PsycopgConnector):  # type: ignore[misc] # 
                 return await call
         except TimeoutError as error:
             raise ConnectorException(f"no answer within {self._limit_s:g} s") from error
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the queue's function refused one of the jobs: not found, or ended already."""
+    return isinstance(error.__cause__, psycopg.errors.RaiseException)
 
 
 def create(connector: Any) -> Any:

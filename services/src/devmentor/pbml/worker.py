@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 QUEUE = Gauge("pbml_queue_jobs", "Jobs by state", ["state"])
 OLDEST = Gauge("pbml_queue_oldest_seconds", "Age of the oldest acknowledged version that is not live")
 FAILED = Gauge("pbml_failed_versions", "Versions that were given up, with their reason in the ledger")
-WORKERS = Gauge("pbml_workers_alive", "Workers with a heartbeat in the last 30 s")
+WORKERS = Gauge("pbml_workers_alive", "Job loops of all workers with a heartbeat in the last 30 s")
 RESTARTS = Counter("pbml_worker_loop_restarts", "Times that the job loop ended by an error and was started again")
 STALLED = Counter("pbml_stalled_jobs", "Jobs of lost workers that were queued again")
 LOST = Counter("pbml_lost_jobs", "Jobs whose end was not written, queued again")
@@ -44,6 +44,7 @@ _REQUEUE_S = 10.0
 _STALLED_AFTER_S = 30.0
 _STUCK_AFTER_S = 60.0
 _FORGET_EVERY_S = 3600.0
+_SELDOM = 5
 
 
 class Worker:
@@ -65,7 +66,7 @@ class Worker:
         self._pipeline = Pipeline(
             self.database, self.index, self._texts.submit, settings.chunk_chars, settings.job_timeout_s
         )
-        self._app = jobs.create(jobs.BoundedConnector(2 * settings.database_timeout_s))
+        self._app = jobs.create(jobs.Connector(2 * settings.database_timeout_s))
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._maintenance = Maintenance(settings, self.database, self.index)
         self._folder = (
@@ -75,16 +76,16 @@ class Worker:
         )
         directory = settings.state_dir
         self._follower = Follower(settings, self.database, directory) if directory is not None else None
-        self._running = False
-        self._worker_id: int | None = None
+        self._running: set[str] = set()
+        self._worker_ids: dict[str, int] = {}
         self._under_way: set[int] = set()
         self._suspects: set[tuple[int, int]] = set()
         self._watched_at = time.monotonic()
 
     @property
     def looping(self) -> bool:
-        """Whether the job loop runs at this moment."""
-        return self._running
+        """Whether a job loop runs at this moment."""
+        return bool(self._running)
 
     def alive(self) -> bool:
         """For the watchdog: the watch came round lately. An absent database is not a reason to be killed."""
@@ -96,7 +97,7 @@ class Worker:
         await self.database.open()
         await self.embedder.open()
         async with self._app.open_async(self.database.pool):
-            loop = asyncio.create_task(self._loop(), name="job-loop")
+            loops = self._loops()
             running = [
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
@@ -109,7 +110,7 @@ class Worker:
                 yield
             finally:
                 # Told a second time it would leave the jobs that it waits for.
-                await tasks.end(loop, again_after_s=self._s.shutdown_grace_s + 5)
+                await tasks.end(*loops, again_after_s=self._s.shutdown_grace_s + 5)
                 await tasks.end(*running)
                 await self._pipeline.close()
                 await self._texts.close()
@@ -119,7 +120,7 @@ class Worker:
 
     async def _note(self, process: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
         """procrastinate's middleware: which jobs run here, and under which worker's id."""
-        self._worker_id = worker.worker_id
+        self._worker_ids[worker.worker_name] = worker.worker_id
         self._under_way.add(context.job.id)
         try:
             return await process()
@@ -144,18 +145,31 @@ class Worker:
                 raise jobs.GivenUp(reason) from error
             raise
 
-    async def _loop(self) -> None:
+    def _loops(self) -> list["asyncio.Task[None]"]:
+        """procrastinate's worker fetches one job after the other: several have more documents to process together.
+
+        Only the first looks often at an empty queue; the others join it where there is more than a moment's work.
+        """
+        count = min(self._s.worker_loops, self._s.worker_concurrency)
+        shares = [len(range(n, self._s.worker_concurrency, count)) for n in range(count)]
+        polls = [self._s.worker_poll_s * (1 if n == 0 else _SELDOM) for n in range(count)]
+        return [
+            asyncio.create_task(self._loop(f"{self._s.replica}/{n}", shares[n], polls[n]), name=f"jobs-{n}")
+            for n in range(count)
+        ]
+
+    async def _loop(self, name: str, concurrency: int, poll_s: float) -> None:
         """procrastinate's worker ends when it can not reach the database; it is started again here."""
         pause = 0.5
         while True:
             started = time.monotonic()
             try:
-                self._running = True
+                self._running.add(name)
                 await self._app.run_worker_async(
                     queues=[jobs.QUEUE],
-                    name=self._s.replica,
-                    concurrency=self._s.worker_concurrency,
-                    fetch_job_polling_interval=self._s.worker_poll_s,
+                    name=name,
+                    concurrency=concurrency,
+                    fetch_job_polling_interval=poll_s,
                     listen_notify=False,
                     install_signal_handlers=False,
                     shutdown_graceful_timeout=self._s.shutdown_grace_s,
@@ -166,7 +180,7 @@ class Worker:
             except Exception as error:
                 log.warning("job loop ended", extra={"reason": f"{type(error).__name__}: {error}"[:300]})
             finally:
-                self._running = False
+                self._running.discard(name)
             RESTARTS.inc()
             pause = 0.5 if time.monotonic() - started > 30 else min(pause * 2, 10)
             await asyncio.sleep(pause)
@@ -202,11 +216,10 @@ class Worker:
         procrastinate writes a job's end once. Where that write is lost, the job stays "doing" under a live worker, and
         its lock holds up every later version of the document. The pipeline bears a job that runs once more.
         """
-        if self._worker_id is None:
-            return
         manager = self._app.job_manager
-        listed = await manager.list_jobs_async(queue=jobs.QUEUE, status="doing", worker_id=self._worker_id)
-        idle = {(job.id, job.attempts): job for job in listed if job.id not in self._under_way}
+        listed = await manager.list_jobs_async(queue=jobs.QUEUE, status="doing")
+        ours = [job for job in listed if job.worker_id in self._worker_ids.values()]
+        idle = {(job.id, job.attempts): job for job in ours if job.id not in self._under_way}
         for job in [job for key, job in idle.items() if key in self._suspects]:
             # Its end may have been written by now after all; then there is nothing to retry.
             with contextlib.suppress(ConnectorException):

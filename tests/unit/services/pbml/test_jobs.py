@@ -1,16 +1,19 @@
-"""Which failures are tried again, and when."""
+"""Which failures are tried again, and when; jobs that are fetched and ended together, on a real PostgreSQL."""
 
 import asyncio
 from types import SimpleNamespace
 
+import private_ledger
 import procrastinate
 import pytest
 from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status
+from psycopg_pool import AsyncConnectionPool
 
 from devmentor.pbml.db import DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.embedder import EmbedderUnavailable, TextRefused
 from devmentor.pbml.index import IndexUnavailable
-from devmentor.pbml.jobs import BoundedConnector, GivenUp, Retry
+from devmentor.pbml.jobs import QUEUE, TASK, Connector, GivenUp, Retry, create
 
 
 def decide(error: BaseException, attempts: int):
@@ -48,7 +51,7 @@ async def test_a_statement_on_a_pooler_that_stands_still_ends_as_procrastinates_
     monkeypatch.setattr(procrastinate.PsycopgConnector, name, still)
     async with asyncio.timeout(2):
         with pytest.raises(ConnectorException, match=r"no answer within 0\.05 s"):
-            await getattr(BoundedConnector(0.05), name)("SELECT 1")
+            await getattr(Connector(0.05), name)("SELECT 1")
     assert ended == [name]
 
 
@@ -57,4 +60,78 @@ async def test_an_answer_in_time_passes_the_limit(monkeypatch):
         return [{"query": query, **arguments}]
 
     monkeypatch.setattr(procrastinate.PsycopgConnector, "execute_query_all_async", rows)
-    assert await BoundedConnector(1).execute_query_all_async("SELECT 1", a=2) == [{"query": "SELECT 1", "a": 2}]
+    assert await Connector(1).execute_query_all_async("SELECT 1", a=2) == [{"query": "SELECT 1", "a": 2}]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with private_ledger.prepared() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+async def queue(server):
+    """The queue in a database of its own, with the connector that the worker has."""
+    with private_ledger.database(server, "queue", "prepared") as conninfo:
+        app = create(Connector(5))
+        app.task(name=TASK, queue=QUEUE)(lambda: None)
+        pool = AsyncConnectionPool(conninfo, kwargs={"autocommit": True}, min_size=1, open=False)
+        async with pool, app.open_async(pool):
+            yield app
+
+
+async def register(queue, count):
+    return [await queue.job_manager.register_worker() for _ in range(count)]
+
+
+async def add(queue, *locks):
+    for number, lock in enumerate(locks):
+        await queue.configure_task(TASK, queue=QUEUE, lock=lock).defer_async(number=number)
+
+
+def counted(monkeypatch, queue):
+    """The statements that go to the server."""
+    sent = []
+    plain = procrastinate.PsycopgConnector.execute_query_all_async
+
+    async def counting(self, query, **arguments):
+        sent.append(query)
+        return await plain(self, query, **arguments)
+
+    monkeypatch.setattr(procrastinate.PsycopgConnector, "execute_query_all_async", counting)
+    return sent
+
+
+async def test_what_loops_fetch_at_the_same_moment_is_one_statement_and_nothing_twice(queue, monkeypatch):
+    workers = await register(queue, 5)
+    await add(queue, "a", "b", "b", "c")
+    sent = counted(monkeypatch, queue)
+    found = await asyncio.gather(*(queue.job_manager.fetch_job([QUEUE], worker) for worker in workers))
+    assert len(sent) == 1
+    jobs = [job for job in found if job is not None]
+    assert sorted(job.lock for job in jobs) == ["a", "b", "c"], "one job of a lock at a time"
+    assert [job.worker_id for job in found if job] == [w for w, job in zip(workers, found, strict=True) if job]
+    assert sorted(job.task_kwargs["number"] for job in jobs) == [0, 1, 3]
+
+
+async def test_what_ends_at_the_same_moment_is_one_statement(queue, monkeypatch):
+    (worker,) = await register(queue, 1)
+    await add(queue, "a", "b", "c", "d")
+    jobs = [await queue.job_manager.fetch_job([QUEUE], worker) for _ in range(4)]
+    sent = counted(monkeypatch, queue)
+    ends = [(jobs[0], Status.SUCCEEDED, True), (jobs[1], Status.SUCCEEDED, True), (jobs[2], Status.FAILED, False)]
+    await asyncio.gather(*(queue.job_manager.finish_job(*end) for end in ends))
+    assert len(sent) == 1
+    left = {job.id: job.status for job in await queue.job_manager.list_jobs_async()}
+    assert left == {jobs[2].id: "failed", jobs[3].id: "doing"}
+
+
+async def test_a_job_that_had_ended_does_not_keep_the_others_from_ending(queue):
+    (worker,) = await register(queue, 1)
+    await add(queue, "a", "b", "c", "d")
+    jobs = [await queue.job_manager.fetch_job([QUEUE], worker) for _ in range(4)]
+    await queue.job_manager.finish_job(jobs[2], Status.SUCCEEDED, delete_job=True)
+    ends = (queue.job_manager.finish_job(job, Status.SUCCEEDED, delete_job=True) for job in jobs)
+    ended = await asyncio.gather(*ends, return_exceptions=True)
+    assert [type(each) for each in ended] == [type(None), type(None), ConnectorException, type(None)]
+    assert not await queue.job_manager.list_jobs_async()

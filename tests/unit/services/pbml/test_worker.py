@@ -60,15 +60,16 @@ async def worker(queue):
     made._pipeline = Pipeline()
     made.database = Ledger()
     with made._app.replace_connector(queue):
-        loop = asyncio.create_task(made._loop())
+        loops = made._loops()
         yield made
         made._pipeline.release.set()
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
 
 
-async def defer(worker: Worker, version: int) -> None:
-    task = worker._app.configure_task(jobs.TASK, queue=jobs.QUEUE, lock="t\nd")
+async def defer(worker: Worker, version: int, lock: str = "t\nd") -> None:
+    task = worker._app.configure_task(jobs.TASK, queue=jobs.QUEUE, lock=lock)
     await task.defer_async(tenant="t", document_id="d", version=version)
 
 
@@ -82,6 +83,18 @@ async def test_a_job_whose_end_was_not_written_does_not_hold_up_the_next(worker,
     await worker._requeue_lost()
     await until(lambda: not queue.jobs)
     assert worker._pipeline.runs == [1, 1, 2]
+
+
+async def test_as_many_jobs_are_under_way_as_the_loops_may_have_together(worker, queue):
+    worker._pipeline.release.clear()
+    for number in range(40):
+        await defer(worker, number, lock=f"document {number}")
+    await until(lambda: len(worker._pipeline.runs) >= 32)
+    await asyncio.sleep(0.2)
+    assert len(worker._pipeline.runs) == 32
+    assert len(worker._worker_ids) == 8
+    worker._pipeline.release.set()
+    await until(lambda: not queue.jobs)
 
 
 async def test_a_job_that_runs_is_left_alone(worker, queue):
