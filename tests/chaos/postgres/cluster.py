@@ -139,7 +139,7 @@ class Cluster:
 
     def told(self) -> str:
         """What the agents say and did last, in few lines: for a test's failure, whose hosts are gone afterwards."""
-        log = ["journalctl", "--no-pager", "-o", "short-precise", "-n", "15", "-u", "pgagent"]
+        log = ["journalctl", "--no-pager", "-o", "cat", "-n", "15", "-u", "pgagent"]
         lines = []
         for node in self.nodes:
             host = self.lab.host(node)

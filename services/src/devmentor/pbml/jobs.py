@@ -1,12 +1,13 @@
 """The job queue: procrastinate on PostgreSQL, deferred in the transaction that accepts, polled by the workers."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import procrastinate
 import psycopg
-from procrastinate.exceptions import ConnectorException
+from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from procrastinate.sql import queries
@@ -16,6 +17,8 @@ from devmentor.pbml.db import Connection, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.embedder import EmbedderUnavailable
 from devmentor.pbml.index import IndexUnavailable
 from devmentor.pbml.store.acceptance import Accepted
+
+log = logging.getLogger(__name__)
 
 QUEUE = "pbml"
 TASK = "pbml.process"
@@ -67,8 +70,8 @@ class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped
     def __init__(self, limit_s: float) -> None:
         super().__init__()
         self._limit_s = limit_s
-        self._fetches = BatchManager("fetch", self._fetch, own_fault=lambda _error: False, max_size=_TOGETHER)
-        self._ends = BatchManager("finish", self._finish, own_fault=_refused, max_size=_TOGETHER)
+        self._fetches = BatchManager("fetch", self._fetch, own_fault=_refused, max_size=_TOGETHER)
+        self._ends = BatchManager("finish", self._finish, own_fault=_refused, max_size=_TOGETHER, in_flight=2)
 
     async def close_async(self) -> None:
         """As procrastinate's."""
@@ -81,7 +84,13 @@ class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped
         if query == queries["finish_job"]:
             await self._ends.submit([(arguments["job_id"], arguments["status"], arguments["delete_job"])])
             return
-        await self._bounded(super().execute_query_async(query, **arguments))
+        try:
+            await self._bounded(super().execute_query_async(query, **arguments))
+        except ConnectorException as error:
+            # procrastinate sends none after one that failed, and without them others take the loop's jobs over.
+            if query != queries["update_heartbeat"]:
+                raise
+            log.warning("a heartbeat failed, the next one follows", extra={"reason": str(error)})
 
     async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:
         """As procrastinate's. Raises ConnectorException past the limit."""
@@ -98,7 +107,8 @@ class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped
         return await self.execute_query_all_async(_FETCH, queues=names, workers=[worker for _, worker in asking])
 
     async def _finish(self, ended: Sequence[tuple[int, str, bool]]) -> list[None]:
-        jobs, statuses, deleted = ([each[part] for each in ended] for part in range(3))
+        # In one order: two workers that end the same jobs (one of them lost them meanwhile) do not wait for each other.
+        jobs, statuses, deleted = ([each[part] for each in sorted(ended)] for part in range(3))
         await self.execute_query_all_async(_FINISH, jobs=jobs, statuses=statuses, deleted=deleted)
         return [None] * len(ended)
 
@@ -110,9 +120,16 @@ class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped
             raise ConnectorException(f"no answer within {self._limit_s:g} s") from error
 
 
+_REFUSALS = (
+    psycopg.errors.RaiseException,  # a job that is not found, or ended already
+    psycopg.errors.ForeignKeyViolation,  # a loop that others took for lost: its worker's row is gone
+    psycopg.errors.DeadlockDetected,
+)
+
+
 def _refused(error: Exception) -> bool:
-    """Whether the queue's function refused one of the jobs: not found, or ended already."""
-    return isinstance(error.__cause__, psycopg.errors.RaiseException)
+    """Whether the statement was refused for one of its rows, perhaps, and nothing of it was done."""
+    return isinstance(error, UniqueViolation) or isinstance(error.__cause__, _REFUSALS)
 
 
 def create(connector: Any) -> Any:

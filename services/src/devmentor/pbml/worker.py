@@ -152,7 +152,7 @@ class Worker:
         """
         count = min(self._s.worker_loops, self._s.worker_concurrency)
         shares = [len(range(n, self._s.worker_concurrency, count)) for n in range(count)]
-        polls = [self._s.worker_poll_s * (1 if n == 0 else _SELDOM) for n in range(count)]
+        polls = [self._s.worker_poll_s * (1 if n == 0 else _SELDOM + n / 2) for n in range(count)]  # not all at once
         return [
             asyncio.create_task(self._loop(f"{self._s.replica}/{n}", shares[n], polls[n]), name=f"jobs-{n}")
             for n in range(count)

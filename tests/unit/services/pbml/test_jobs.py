@@ -8,6 +8,7 @@ import procrastinate
 import pytest
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
+from procrastinate.sql import queries
 from psycopg_pool import AsyncConnectionPool
 
 from devmentor.pbml.db import DatabaseUnavailable, OutcomeUnknown
@@ -80,6 +81,36 @@ async def queue(server):
             yield app
 
 
+@pytest.mark.parametrize("name", ["fetch_job", "finish_job"])
+async def test_the_limit_holds_for_jobs_that_are_fetched_or_ended_together(monkeypatch, name):
+    async def still(_self, _query, **_arguments):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(procrastinate.PsycopgConnector, "execute_query_all_async", still)
+    connector = Connector(0.05)
+    calls = {
+        "fetch_job": lambda: connector.execute_query_one_async(queries[name], queues=[QUEUE], worker_id=1),
+        "finish_job": lambda: connector.execute_query_async(queries[name], job_id=1, status="failed", delete_job=False),
+    }
+    async with asyncio.timeout(2):
+        for each in await asyncio.gather(*(calls[name]() for _ in range(3)), return_exceptions=True):
+            assert isinstance(each, ConnectorException)
+
+
+async def test_a_heartbeat_that_fails_is_not_the_last_one(queue, monkeypatch, caplog):
+    (worker,) = await register(queue, 1)
+
+    async def broken(_self, _query, **_arguments):
+        raise ConnectorException("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(procrastinate.PsycopgConnector, "execute_query_async", broken)
+        await queue.job_manager.update_heartbeat(worker)
+        with pytest.raises(ConnectorException):
+            await queue.job_manager.unregister_worker(worker)
+    assert "a heartbeat failed" in caplog.text
+
+
 async def register(queue, count):
     return [await queue.job_manager.register_worker() for _ in range(count)]
 
@@ -112,6 +143,16 @@ async def test_what_loops_fetch_at_the_same_moment_is_one_statement_and_nothing_
     assert sorted(job.lock for job in jobs) == ["a", "b", "c"], "one job of a lock at a time"
     assert [job.worker_id for job in found if job] == [w for w, job in zip(workers, found, strict=True) if job]
     assert sorted(job.task_kwargs["number"] for job in jobs) == [0, 1, 3]
+
+
+async def test_a_loop_that_others_took_for_lost_does_not_keep_the_other_loops_from_fetching(queue):
+    workers = await register(queue, 3)
+    await add(queue, "a", "b", "c")
+    await queue.job_manager.unregister_worker(workers[1])
+    fetches = (queue.job_manager.fetch_job([QUEUE], worker) for worker in workers)
+    found = await asyncio.gather(*fetches, return_exceptions=True)
+    assert isinstance(found[1], ConnectorException)
+    assert sorted(found[n].lock for n in (0, 2)) == ["a", "b"]
 
 
 async def test_what_ends_at_the_same_moment_is_one_statement(queue, monkeypatch):
