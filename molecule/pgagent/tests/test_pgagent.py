@@ -71,16 +71,16 @@ def test_the_token_is_readable_by_the_agent_only(host, ask):
     assert token not in ask("/v1/status").text
 
 
-def test_postgres_may_start_its_server_as_root_and_nothing_else(host):
+def test_postgres_may_start_and_stop_its_server_as_root_and_nothing_else(host):
     assert host.file("/etc/sudoers.d/devmentor-pgagent").mode == 0o440
     host.check_output("visudo -c")
     listed = host.check_output(f"{AS_POSTGRES} sudo -n -l")
     allowed = listed.partition("may run the following commands")[2].partition("\n")[2].split("\n")
     commands = [word.strip() for line in allowed for word in line.partition("NOPASSWD:")[2].split(",") if word.strip()]
-    assert commands == [f"{SYSTEMCTL} start --no-block {POSTGRES}", f"{SYSTEMCTL} reset-failed {POSTGRES}"]
+    assert commands == [f"{SYSTEMCTL} {words} {POSTGRES}" for words in ("start --no-block", "stop", "reset-failed")]
     assert listed.count("(root)") == 1
     assert host.run(f"{AS_POSTGRES} sudo -n {SYSTEMCTL} reset-failed {POSTGRES}").rc == 0
-    for words in (f"stop {POSTGRES}", "start --no-block ssh.service", f"start --no-block {POSTGRES} ssh.service"):
+    for words in ("stop ssh.service", "start --no-block ssh.service", f"start --no-block {POSTGRES} ssh.service"):
         assert "a password is required" in host.run(f"{AS_POSTGRES} sudo -n {SYSTEMCTL} {words}").stderr
 
 

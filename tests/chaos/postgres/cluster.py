@@ -44,6 +44,17 @@ SELECT row_to_json(r) FROM (SELECT * FROM ha.rule ORDER BY epoch DESC, sub DESC 
 \\endif
 """
 
+# What a failure is looked for in, of one host: the server's unit and its processes, both journals without sudo's lines
+# and the common half of the agent's, the server's log.
+TOLD = """
+systemctl show --property=ActiveState,SubState,Result,Job 'postgresql@*' | paste -sd' '
+ps --no-headers -o pid,etimes,stat,wchan:20,args --pid "$(cat /sys/fs/cgroup/devmentor.slice/devmentor-postgres.slice/\
+postgresql@*/cgroup.procs | paste -sd, )" | grep -v 'idle$\|walwriter\|background writer\|launcher' | cut -c1-150
+journalctl --no-pager -o short-precise -n 200 -u pgagent -u 'postgresql@*' | grep -v 'sudo\[' | tail -n 25 |
+  sed 's/{"time":.*"message"/{"message"/'
+tail -qn 12 /var/log/postgresql/*.log
+"""
+
 
 @dataclass(frozen=True)
 class View:
@@ -138,8 +149,8 @@ class Cluster:
         return self._addresses.get(address, address)
 
     def told(self) -> str:
-        """What the agents say and did last, in few lines: for a test's failure, whose hosts are gone afterwards."""
-        log = ["journalctl", "--no-pager", "-o", "cat", "-n", "15", "-u", "pgagent"]
+        """What agents and servers say and did last, in few lines: for a test's failure, whose hosts are gone after it."""
+        log = ["sh", "-c", TOLD]
         lines = []
         for node in self.nodes:
             host = self.lab.host(node)
@@ -148,10 +159,13 @@ class Cluster:
                 seen = {key: status.get(key) for key in ("acting", "promise", "committed", "committing", "suspects")}
                 postgres = {key: status["postgres"].get(key) for key in ("state", "age_s", "in_recovery", "streaming")}
                 lines.append(f"{node}: {json.dumps({**seen, 'postgres': postgres})}")
-                done = host.execute(log, check=False, timeout=10)
-                lines += [f"  {line[:240]}" for line in done.stdout.splitlines()]
-            except (LabError, subprocess.TimeoutExpired) as error:
+            except LabError as error:
                 lines.append(f"{node}: {error}")
+            try:
+                done = host.execute(log, check=False, timeout=10)
+                lines += [f"  {line[:300]}" for line in done.stdout.splitlines()]
+            except (LabError, subprocess.TimeoutExpired) as error:
+                lines.append(f"  {error}")
         return "\n".join(lines)
 
     def evidence(self, folder: Path) -> None:

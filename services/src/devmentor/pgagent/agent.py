@@ -49,7 +49,9 @@ class Agent:
         self.viewed_at = 0.0
         self.observed: dict[str, Any] | None = None
         self.observed_at = 0.0
+        self._looked_at = 0.0  # when the look began that `observed` is from
         self.server = "unknown"
+        self.demoted_at: float | None = None  # by the monotonic clock
         self.rules: list[Rule] = []
         self.has_postgres = "postgres" in settings.duties
 
@@ -57,12 +59,17 @@ class Agent:
 
     async def observe(self) -> None:
         """Look at the own server."""
+        began = time.monotonic()
         try:
             found = await self.postgres.observe()
-            if found["has_rules"]:
-                self.rules = await self.postgres.rules()
+            rules = await self.postgres.rules() if found["has_rules"] else self.rules
+            if began < self._looked_at:
+                return  # another look began later and is done: this one may be from before a promotion
+            self._looked_at, self.rules = began, rules
             self.observed, self.observed_at, self.server = found, time.monotonic(), "running"
         except (Silent, RuleError) as error:
+            if began < self._looked_at:
+                return
             self.server = "stopped" if self.postgres.process() is None else "silent"
             if "starting up" in str(error) or "not yet accepting" in str(error):
                 self.server = "starting"
@@ -194,7 +201,7 @@ class Agent:
             except LocalError as error:
                 raise refused(str(error)) from error
             finally:
-                self.server, self.busy = "stopped", ""
+                self.server, self.busy, self.demoted_at = "stopped", "", time.monotonic()
             return {
                 "mode": DEMOTED,
                 "lsn": parse_lsn(control["Latest checkpoint location"]) + 1,  # a byte of the record itself
@@ -236,7 +243,7 @@ class Agent:
                         if view.checkpoint_timeline != view.lineage.timeline:
                             raise  # asked again after the leader's checkpoint; it runs on until then
                 self.busy = "rejoin"
-                await self.postgres.stop(limit_s=5, immediate_after_s=5)
+                await self.postgres.halt(limit_s=5, immediate_after_s=5)
                 await self.follower.rejoin(view)
             except (LocalError, Silent) as error:
                 raise refused(str(error)) from error

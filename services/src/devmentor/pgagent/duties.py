@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STAGGER_S = 0.4
 START_EVERY_S = 2.0
+START_LIMIT_S = 30.0
 UNDECIDED_S = 8.0
 RECENT_S = 3.0
 STUCK_S = 60.0
@@ -36,7 +37,7 @@ class Duties:
         self._agent = agent
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: Probe | None = None
-        self._tried_start_at = 0.0
+        self._tried_start_at = self._starts_since = 0.0
         self._undecided_since = 0.0
         self._quorum_since = 0.0
         self._stuck_since = 0.0
@@ -172,6 +173,8 @@ class Duties:
             return
         if agent.busy or agent.lock.locked():
             return
+        if agent.server != "stopped":
+            self._undecided_since = self._starts_since = 0.0
         if agent.running and agent.in_recovery is False:
             await self._lead()
         elif agent.running:
@@ -234,6 +237,7 @@ class Duties:
                 leading.resume(agent.rules)
             return
         assert agent.observed is not None
+        leading.finish(agent.observed)
         await leading.tend(agent.observed["replication"])
 
     async def _follow(self) -> None:
@@ -322,12 +326,34 @@ class Duties:
                 if agent.state.promise.epoch <= rule.epoch:
                     self._rejoin(rule, why)
                 return
+        elif rule is not None and self._awaits_another(rule):
+            return
         elif rule is not None and not agent.postgres.is_standby_data and self._undecided(rule):
             # Started so that it acknowledges nothing; then it can be reaffirmed, or learns that it was superseded.
             agent.postgres.edit_auto_conf({"synchronous_standby_names": Need(1, frozenset({NOBODY})).setting})
             log.warning("starts fenced: others promised a higher epoch, and nobody leads")
         if agent.postgres.has_data:
-            await agent.postgres.start()
+            await self._start()
+
+    def _awaits_another(self, rule: Rule) -> bool:
+        """Whether the one that it was demoted for may still come to lead: started now, it would have to be rewound.
+
+        No longer than its reaffirmation would have to wait, or a candidate commits.
+        """
+        agent = self._agent
+        demoted_at = agent.demoted_at
+        just_demoted = demoted_at is not None and time.monotonic() - demoted_at < agent.settings.reaffirm_after_s
+        return just_demoted or _under_way(agent.statuses(), rule)
+
+    async def _start(self) -> None:
+        """A start that hangs is ended: whatever is asked of systemd meanwhile, it waits for its own limit of minutes."""
+        agent, now = self._agent, time.monotonic()
+        self._starts_since = self._starts_since or now
+        if now - self._starts_since > START_LIMIT_S and await agent.postgres.start_under_way():
+            log.error("ends a start that hangs", extra={"unit": agent.settings.pg_unit, "limit_s": START_LIMIT_S})
+            self._starts_since = 0.0
+            await agent.postgres.cancel_start()
+        await agent.postgres.start()
 
     def _undecided(self, rule: Rule) -> bool:
         """Whether this node led, a quorum of its followers answers, one promised more, and still nobody leads."""
@@ -363,7 +389,7 @@ class Duties:
                 agent.state.set_promise(leader.epoch, f"follows {leader.name}")
             agent.busy = "rejoin"
         try:
-            await agent.postgres.stop(limit_s=5, immediate_after_s=5)
+            await agent.postgres.halt(limit_s=5, immediate_after_s=5)
             return await agent.follower.rejoin(leader, method)
         except (LocalError, Silent, OSError, KeyError, ValueError) as error:
             log.error("rejoin failed", extra={"reason": str(error)})

@@ -72,7 +72,7 @@ class Follower:
             await self.postgres.set({"primary_conninfo": conninfo})
             return
         log.warning("restarts to forget a timeline that nobody leads", extra={"files": [path.name for path in stale]})
-        await self.postgres.stop(limit_s=5, immediate_after_s=5)
+        await self.postgres.halt(limit_s=5, immediate_after_s=5)
         for path in stale:
             path.unlink()
         self.postgres.edit_auto_conf({"primary_conninfo": conninfo})

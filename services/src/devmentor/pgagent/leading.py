@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -111,6 +111,17 @@ class Leading:
             for task in repoints:
                 task.cancel()
         # Not in this task: a checkpoint may take minutes, and the leader's duties do not wait for it.
+        self._finish()
+
+    def finish(self, observed: Mapping[str, Any]) -> None:
+        """What follows a promotion, where it was broken off: until the first checkpoint nobody can be rewound."""
+        if self._finishing is not None and not self._finishing.done():
+            return
+        fenced = WHILE_FENCED.keys() & self._agent.postgres.auto_conf().keys()
+        if observed["checkpoint_timeline"] != observed["writes_timeline"] or fenced:
+            self._finish()
+
+    def _finish(self) -> None:
         self._finishing = asyncio.create_task(self._guarded(self._afterwards()))
 
     async def _repoint(self, node: str, epoch: int, controller: str, rule: Rule) -> None:

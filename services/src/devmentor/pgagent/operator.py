@@ -138,7 +138,7 @@ class Operator:
         async with agent.lock:
             agent.busy = "restart"
         try:
-            await agent.postgres.stop(limit_s=10, immediate_after_s=30)
+            await agent.postgres.halt(limit_s=10, immediate_after_s=30)
             await agent.postgres.start()
         except LocalError as error:
             raise refused(str(error)) from error

@@ -32,6 +32,8 @@ SELECT json_build_object(
                                (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
                                (SELECT received_tli FROM pg_stat_wal_receiver)),
   'checkpoint_timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+  'writes_timeline', CASE WHEN NOT pg_is_in_recovery()
+                          THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
   'streaming', EXISTS (SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'),
   'streams_from', (SELECT sender_host FROM pg_stat_wal_receiver),
   'primary_conninfo', current_setting('primary_conninfo'),
@@ -259,6 +261,34 @@ class LocalPostgres:
                     return
                 await asyncio.sleep(0.02)
         raise LocalError(f"PostgreSQL (pid {pid}) does not stop; look at its log, then kill -9 it")
+
+    async def halt(self, limit_s: float, immediate_after_s: float) -> None:
+        """Stop it, and whatever would start it: of a start under way the guard may have looked at the old data.
+
+        Raises LocalError.
+        """
+        await self.stop(limit_s, immediate_after_s)
+        for _ in range(3):
+            if not await self.start_under_way():
+                return
+            await self.cancel_start()
+            await self.stop(limit_s, immediate_after_s)
+        raise LocalError(f"{self.settings.pg_unit} is started again and again; look at its journal for who does that")
+
+    async def start_under_way(self) -> bool:
+        """Whether systemd starts it, or will; a further start is nothing to systemd until then. Raises LocalError."""
+        command = ["/usr/bin/systemctl", "show", "--property=ActiveState,Job", self.settings.pg_unit]
+        code, output = await self.run(command, 10)
+        shown = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+        if code != 0 or not {"ActiveState", "Job"} <= set(shown):
+            raise LocalError(f"systemctl show {self.settings.pg_unit} failed with {code}: {output[-300:]}")
+        return shown["ActiveState"] == "activating" or shown["Job"] not in ("", "0")
+
+    async def cancel_start(self) -> None:
+        """End a start under way, and wait for it. Raises LocalError."""
+        code, output = await self.run(["sudo", "-n", "/usr/bin/systemctl", "stop", self.settings.pg_unit], 30)
+        if code != 0:
+            raise LocalError(f"systemctl stop {self.settings.pg_unit} failed with {code}: {output[-300:]}")
 
     async def start(self) -> None:
         """Ask systemd for it; the start guard has the last word. Does not wait. Raises LocalError."""

@@ -100,6 +100,8 @@ class Server:
     pid: int | None = 4711
     silent: bool = False
     starts: bool = True  # whether systemd and the guard let it start
+    activating: bool = False  # a start of systemd's is under way
+    job: str = ""  # or waits, for a stop
     streams: bool = True  # whether a leader that it is connected to has the WAL for it
     receiver: int | None = None
     senders: list[int] = field(default_factory=list)
@@ -191,6 +193,7 @@ class Server:
             "lsn": self.lsn,
             "control_timeline": self.timeline,
             "checkpoint_timeline": self.checkpoint_timeline,
+            "writes_timeline": None if self.in_recovery else self.timeline,
             "streaming": streaming,
             "primary_conninfo": shown["primary_conninfo"],
             "synchronous_standby_names": shown["synchronous_standby_names"],
@@ -283,7 +286,12 @@ class Server:
         name = next(Path(word).name for word in command if word not in ("sudo", "-n"))
         status = self.programs.get(name, 0)
         if name == "systemctl":
-            if "start" in command and status == 0:
+            if "show" in command:
+                return status, f"ActiveState={'activating' if self.activating else 'inactive'}\nJob={self.job}"
+            if "stop" in command:
+                self.journal.append("cancel start")
+                self.activating, self.job = False, ""
+            elif "start" in command and status == 0 and not self.activating:
                 self.boot()
         elif name == "pg_controldata":
             return status, "\n".join(f"{key}: {value}" for key, value in self.control.items())

@@ -1,5 +1,7 @@
 """The candidate among pretended followers: promote, repoint, commit the row, lead the poolers (leading.py)."""
 
+import asyncio
+
 import pytest
 
 from devmentor.pgagent.peers import CallFailed
@@ -89,6 +91,67 @@ async def test_after_the_commit_come_checkpoint_a_new_segment_and_what_the_fence
     assert order.index("pool2 retarget") < order.index("checkpoint") < order.index("switch segment")
     assert around.server.applied["restore_command"] == "fetch %f %p"
     assert "wal_retrieve_retry_interval" not in around.server.applied
+
+
+async def test_a_checkpoint_that_was_broken_off_is_made_all_the_same(surround):
+    """As by a restart of the agent: without it nobody could be rewound until PostgreSQL's own, minutes later."""
+    around = surround("pg2", restore_command="fetch %f %p")
+    await around.look()
+    await told_to_lead(around)
+    around.leading._finish = lambda: None
+    await around.live(3)
+    assert "checkpoint" not in around.journal
+    del around.leading._finish
+    await around.live(2)
+    assert around.journal.index("checkpoint") < around.journal.index("switch segment")
+    assert "wal_retrieve_retry_interval" not in around.server.applied
+    around.journal.clear()
+    await around.live(20)
+    assert around.journal == [], "once is enough"
+
+
+async def test_without_its_first_checkpoint_a_leader_makes_one_and_no_second_beside_it(surround, monkeypatch):
+    """As after a crash between the promotion and it; nothing that the fence had set is left."""
+    around = surround("pg2")
+    server = around.server
+    server.in_recovery, server.timeline, server.rules = False, 2, [FIRST, SECOND]
+    server.write_conf({"synchronous_standby_names": FINAL.partition(" = ")[2]})
+    server.take_up()
+    around.state.know_committed(SECOND)
+    around.state.set_promise(2, "pg3/c")
+    checkpoint, begun = around.agent.postgres.checkpoint, []
+
+    async def slow(limit_s=300.0):
+        begun.append(CLOCK.now)
+        await asyncio.sleep(20)
+        await checkpoint(limit_s)
+
+    monkeypatch.setattr(around.agent.postgres, "checkpoint", slow)
+    await around.live(40)
+    assert around.leading.rule == SECOND
+    assert len(begun) == 1
+    assert server.checkpoint_timeline == 2
+
+
+async def test_a_look_from_before_the_promotion_does_not_undo_what_a_later_one_saw(surround, monkeypatch):
+    around = surround("pg2")
+    await around.look()
+    observe, before = around.agent.postgres.observe, await around.agent.postgres.observe()
+    slow = asyncio.Event()
+
+    async def late():
+        await slow.wait()
+        return before
+
+    monkeypatch.setattr(around.agent.postgres, "observe", late)
+    first = asyncio.create_task(around.agent.observe())
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(around.agent.postgres, "observe", observe)
+    around.server.in_recovery = False
+    await around.agent.observe()
+    slow.set()
+    await first
+    assert around.agent.in_recovery is False
 
 
 async def test_the_fenced_pretended_followers_are_repointed_before_the_row_can_be_committed(surround):

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from devmentor.pgagent.peers import CallFailed
+from devmentor.pgagent.postgres import LocalError
 from devmentor_ha.rules import changed_followers, next_rule
-from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN, replayed_to
+from tests.unit.services.pgagent.pretended import CLOCK, FENCED, FIRST, LSN, control_data, replayed_to
 
 SECOND = next_rule([FIRST], "pg3", 2)  # pg3 leads pg2 and pg4
 WITHOUT = changed_followers(FIRST, ["pg3", "pg4"])  # the rule does without pg2
@@ -307,6 +308,128 @@ async def test_undecided_starts_anew_when_it_was_not_in_between(surround):
     assert around.server.conf["synchronous_standby_names"] != FENCED
     await around.live(8)
     assert around.server.conf["synchronous_standby_names"] == FENCED
+
+
+# A demoted leader
+
+
+async def demoted(surround):
+    around = surround("pg1")
+    await around.live(3)
+    await around.ask("demote", {"epoch": 2, "controller": "pg2/c"})
+    around.journal.clear()
+    return around
+
+
+async def test_a_demoted_leader_is_not_started_before_it_knows_whom_to_follow(surround):
+    """Started as a leader it would write WAL beyond the fork and have to be rewound."""
+    around = await demoted(surround)
+    around.neighbours.status["pg3"].update(committing=SECOND.as_dict(), waits_since=CLOCK.time())
+    await around.live(6)
+    assert around.journal == [], "the candidate's row waits for its quorum"
+    around.neighbours.lead(SECOND, timeline=2)
+    around.neighbours.status["pg3"]["committing"] = None
+    await around.live(4)
+    assert around.journal[0] == "start"
+    assert around.server.in_recovery
+    assert "pg_rewind" not in around.journal
+
+
+@pytest.mark.parametrize("candidate", ["none", "one whose row is never acknowledged"])
+async def test_a_demoted_leader_comes_back_where_nobody_else_comes_to_lead(surround, candidate):
+    around = await demoted(surround)
+    if candidate != "none":
+        around.neighbours.status["pg3"].update(committing=SECOND.as_dict(), waits_since=CLOCK.time())
+    await around.live(2.5)
+    assert around.journal == []
+    await around.live(2.5 if candidate == "none" else 16)
+    assert around.journal[0] == "start"
+    await around.live(4)
+    assert around.leading.rule.leader == "pg1"
+    assert around.leading.rule.epoch > 2
+
+
+# A start of systemd's that is under way
+
+
+@pytest.mark.parametrize(("activating", "job"), [(True, "1234"), (True, ""), (False, "1234")])
+async def test_what_is_being_started_is_not_brought_in_line_before_that_has_ended(surround, activating, job):
+    """The guard looked at the data as it was: the server would come up in the middle of a rewind."""
+    around = surround("pg2", rule=SECOND)
+    around.server.pid, around.server.activating, around.server.job = None, activating, job
+    (around.server.data / "standby.signal").unlink()
+    around.server.control = control_data(state="in production")
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(4)
+    order = around.journal
+    assert order.index("cancel start") < order.index("pg_rewind") < order.index("start")
+    assert around.agent.running
+
+
+async def test_a_server_that_comes_up_meanwhile_is_stopped(surround):
+    around = surround("pg2")
+    around.server.pid, around.server.activating = None, True
+    program = around.server.program
+
+    def comes_up(command):
+        if "stop" in command:
+            around.server.pid = 4711
+        return program(command)
+
+    around.server.program = comes_up
+    await around.agent.postgres.halt(5, 5)
+    assert around.journal == ["cancel start", "stop"]
+    assert around.server.pid is None
+
+
+async def test_a_server_that_is_started_again_and_again_is_not_touched(surround):
+    around = surround("pg2", rule=SECOND)
+    around.server.pid, around.server.job = None, "1234"
+    program = around.server.program
+
+    def again(command):
+        answer = program(command)
+        around.server.job = "1234"
+        return answer
+
+    around.server.program = again
+    with pytest.raises(LocalError, match="again and again"):
+        await around.agent.postgres.halt(5, 5)
+
+
+async def test_a_start_that_hangs_is_ended_after_half_a_minute_and_not_before(surround):
+    around = surround("pg2")
+    around.server.pid, around.server.activating = None, True
+    await around.live(29)
+    assert around.journal == []
+    await around.live(5)
+    assert around.journal[:2] == ["cancel start", "start"]
+    assert around.agent.running
+
+
+async def test_the_half_minute_begins_anew_after_the_server_was_seen(surround):
+    around = surround("pg2")
+    around.server.pid = None
+    await around.live(5)
+    assert around.agent.running
+    await around.live(60)
+    around.server.pid, around.server.activating = None, True
+    around.journal.clear()
+    await around.live(25)
+    assert around.journal == []
+
+
+@pytest.mark.parametrize(("status", "said"), [(1, "ActiveState=inactive\nJob="), (0, "ActiveState=inactive")])
+async def test_where_systemd_does_not_say_whether_it_starts_nothing_is_changed(surround, status, said):
+    around = surround("pg2", rule=SECOND)
+    around.server.pid = None
+    program = around.server.program
+    around.server.program = lambda command: (status, said) if "show" in command else program(command)
+    (around.server.data / "standby.signal").unlink()
+    around.neighbours.lead(SECOND, timeline=2)
+    await around.live(20)
+    assert around.journal == []
+    assert not around.state.remaking
 
 
 async def test_an_operators_rejoin_does_not_go_below_the_promise_either(surround):
