@@ -77,10 +77,12 @@ def test_postgres_may_start_and_stop_its_server_as_root_and_nothing_else(host):
     listed = host.check_output(f"{AS_POSTGRES} sudo -n -l")
     allowed = listed.partition("may run the following commands")[2].partition("\n")[2].split("\n")
     commands = [word.strip() for line in allowed for word in line.partition("NOPASSWD:")[2].split(",") if word.strip()]
-    assert commands == [f"{SYSTEMCTL} {words} {POSTGRES}" for words in ("start --no-block", "stop", "reset-failed")]
+    verbs = ("start --no-block", "stop --no-block", "reset-failed")
+    assert commands == [f"{SYSTEMCTL} {verb} {POSTGRES}" for verb in verbs]
     assert listed.count("(root)") == 1
     assert host.run(f"{AS_POSTGRES} sudo -n {SYSTEMCTL} reset-failed {POSTGRES}").rc == 0
-    for words in ("stop ssh.service", "start --no-block ssh.service", f"start --no-block {POSTGRES} ssh.service"):
+    start = "start --no-block"
+    for words in ("stop --no-block ssh.service", f"{start} ssh.service", f"{start} {POSTGRES} ssh.service"):
         assert "a password is required" in host.run(f"{AS_POSTGRES} sudo -n {SYSTEMCTL} {words}").stderr
 
 

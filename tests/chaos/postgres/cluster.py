@@ -46,7 +46,7 @@ SELECT row_to_json(r) FROM (SELECT * FROM ha.rule ORDER BY epoch DESC, sub DESC 
 
 # What a failure is looked for in, of one host: the server's unit and its processes, both journals without sudo's lines
 # and the common half of the agent's, the server's log.
-TOLD = """
+TOLD = r"""
 systemctl show --property=ActiveState,SubState,Result,Job 'postgresql@*' | paste -sd' '
 ps --no-headers -o pid,etimes,stat,wchan:20,args --pid "$(cat /sys/fs/cgroup/devmentor.slice/devmentor-postgres.slice/\
 postgresql@*/cgroup.procs | paste -sd, )" | grep -v 'idle$\|walwriter\|background writer\|launcher' | cut -c1-150

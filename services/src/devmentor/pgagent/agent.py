@@ -70,6 +70,7 @@ class Agent:
         except (Silent, RuleError) as error:
             if began < self._looked_at:
                 return
+            self._looked_at = began
             self.server = "stopped" if self.postgres.process() is None else "silent"
             if "starting up" in str(error) or "not yet accepting" in str(error):
                 self.server = "starting"
@@ -242,6 +243,9 @@ class Agent:
                         log.warning("cannot follow as it is", extra={"leader": view.name, "reason": str(error)})
                         if view.checkpoint_timeline != view.lineage.timeline:
                             raise  # asked again after the leader's checkpoint; it runs on until then
+                if self.postgres.process() is None and self.follower.is_made_to_follow(view):
+                    await self.postgres.start()  # an earlier call did all else; its start is not to be ended
+                    return
                 self.busy = "rejoin"
                 await self.postgres.halt(limit_s=5, immediate_after_s=5)
                 await self.follower.rejoin(view)

@@ -37,7 +37,7 @@ class Duties:
         self._agent = agent
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: Probe | None = None
-        self._tried_start_at = self._starts_since = 0.0
+        self._tried_start_at = 0.0
         self._undecided_since = 0.0
         self._quorum_since = 0.0
         self._stuck_since = 0.0
@@ -174,7 +174,7 @@ class Duties:
         if agent.busy or agent.lock.locked():
             return
         if agent.server != "stopped":
-            self._undecided_since = self._starts_since = 0.0
+            self._undecided_since = 0.0
         if agent.running and agent.in_recovery is False:
             await self._lead()
         elif agent.running:
@@ -322,9 +322,10 @@ class Duties:
         self._tried_start_at = time.monotonic()
         if rule is not None and rule.leader != agent.settings.node:
             why = await agent.follower.unfit(agent.leader_view(rule))
-            if why:
-                if agent.state.promise.epoch <= rule.epoch:
-                    self._rejoin(rule, why)
+            if why and agent.state.promise.epoch <= rule.epoch:
+                self._rejoin(rule, why)
+                return
+            if why and not self._was_promoted():
                 return
         elif rule is not None and self._awaits_another(rule):
             return
@@ -338,22 +339,43 @@ class Duties:
     def _awaits_another(self, rule: Rule) -> bool:
         """Whether the one that it was demoted for may still come to lead: started now, it would have to be rewound.
 
-        No longer than its reaffirmation would have to wait, or a candidate commits.
+        No longer than its reaffirmation would have to wait, or a candidate commits. A leader that was not demoted is
+        the guard's, which refuses it meanwhile.
         """
         agent = self._agent
+        if not self._acknowledges_nothing():
+            return False
         demoted_at = agent.demoted_at
         just_demoted = demoted_at is not None and time.monotonic() - demoted_at < agent.settings.reaffirm_after_s
         return just_demoted or _under_way(agent.statuses(), rule)
 
+    def _was_promoted(self) -> bool:
+        """Whether it stopped between its promotion and the commit: the next election needs what it has."""
+        agent = self._agent
+        promoted = not agent.state.remaking and agent.postgres.has_data and not agent.postgres.is_standby_data
+        return promoted and self._acknowledges_nothing()
+
+    def _acknowledges_nothing(self) -> bool:
+        """As its settings are, once it is started."""
+        return NOBODY in self._agent.postgres.auto_conf().get("synchronous_standby_names", "")
+
     async def _start(self) -> None:
-        """A start that hangs is ended: whatever is asked of systemd meanwhile, it waits for its own limit of minutes."""
-        agent, now = self._agent, time.monotonic()
-        self._starts_since = self._starts_since or now
-        if now - self._starts_since > START_LIMIT_S and await agent.postgres.start_under_way():
-            log.error("ends a start that hangs", extra={"unit": agent.settings.pg_unit, "limit_s": START_LIMIT_S})
-            self._starts_since = 0.0
-            await agent.postgres.cancel_start()
-        await agent.postgres.start()
+        """A start that hangs is ended: systemd itself waits for its limit of minutes, and takes no other start."""
+        agent, postgres = self._agent, self._agent.postgres
+        async with agent.lock:
+            if agent.busy:
+                return
+            agent.busy = "start"
+            try:
+                unit = await postgres.unit()
+                if postgres.process() is not None:
+                    return  # meanwhile
+                if unit.starts and unit.age_s > START_LIMIT_S:
+                    log.error("ends a start that hangs", extra={"unit": agent.settings.pg_unit, "age_s": unit.age_s})
+                    await postgres.cancel_start()
+                await postgres.start()
+            finally:
+                agent.busy = ""
 
     def _undecided(self, rule: Rule) -> bool:
         """Whether this node led, a quorum of its followers answers, one promised more, and still nobody leads."""

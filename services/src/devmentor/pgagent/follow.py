@@ -59,6 +59,15 @@ class Follower:
         self.state.set_timelines(leader.lineage.epochs())
         self.state.set_following(leader.epoch, leader.name)
 
+    def is_made_to_follow(self, leader: LeaderView) -> bool:
+        """Whether a start is all that this leader's follower lacks."""
+        return (
+            self.postgres.is_standby_data
+            and not self.state.remaking
+            and self.state.following == {"epoch": leader.epoch, "leader": leader.name}
+            and self.postgres.auto_conf().get("primary_conninfo") == self.settings.leader_conninfo(leader.address)
+        )
+
     async def repoint(self, leader: LeaderView) -> None:
         """A running follower streams from another leader. Raises LocalError where the histories disagree."""
         found = await self.postgres.observe()

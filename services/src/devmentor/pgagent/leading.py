@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 NOBODY_NEED = Need(1, frozenset({NOBODY}))
 LAG_LIMIT_BYTES = 16 * 1024 * 1024
+FINISH_EVERY_S = 10.0
 
 WRITE_RULE = """
 INSERT INTO ha.rule (epoch, sub, leader, followers, w, prior_epoch, prior_sub, removed)
@@ -44,6 +45,7 @@ class Leading:
         self._waits_since = 0.0
         self._task: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._finish_began_at = 0.0
         self._absent_since: dict[str, float] = {}
         self._present_since: dict[str, float] = {}
 
@@ -89,17 +91,22 @@ class Leading:
         agent = self._agent
         postgres, state = agent.postgres, agent.state
         step = {"epoch": epoch, "rule": rule.name}
-        async with agent.lock:
-            self._check(epoch, controller)
-            await postgres.set({"synchronous_standby_names": NOBODY_NEED.setting})
-            await postgres.have_slots(agent.follower.slots())
-            if await postgres.value("SELECT pg_is_in_recovery()"):
-                state.hold_archive(True)
-                log.info("promote", extra={**step, "waits_for": need.setting})
-                await postgres.promote(10.0)
-                found = await postgres.observe()
-                state.set_timelines({**state.timelines, str(found["timeline"]): epoch})
-                state.set_following(epoch, agent.settings.node)
+        self.committing, self._waits_since = rule, time.time()  # from now on others hold back
+        try:
+            async with agent.lock:
+                self._check(epoch, controller)
+                await postgres.set({"synchronous_standby_names": NOBODY_NEED.setting})
+                await postgres.have_slots(agent.follower.slots())
+                if await postgres.value("SELECT pg_is_in_recovery()"):
+                    state.hold_archive(True)
+                    log.info("promote", extra={**step, "waits_for": need.setting})
+                    await postgres.promote(10.0)
+                    found = await postgres.observe()
+                    state.set_timelines({**state.timelines, str(found["timeline"]): epoch})
+                    state.set_following(epoch, agent.settings.node)
+        except Exception:
+            self.committing = None
+            raise
         await agent.observe()
         followers = [node for node in fenced if node != agent.settings.node]
         repoints = [asyncio.create_task(self._repoint(node, epoch, controller, rule)) for node in followers]
@@ -115,14 +122,19 @@ class Leading:
 
     def finish(self, observed: Mapping[str, Any]) -> None:
         """What follows a promotion, where it was broken off: until the first checkpoint nobody can be rewound."""
+        if time.monotonic() - self._finish_began_at < FINISH_EVERY_S:
+            return
         if self._finishing is not None and not self._finishing.done():
             return
-        fenced = WHILE_FENCED.keys() & self._agent.postgres.auto_conf().keys()
-        if observed["checkpoint_timeline"] != observed["writes_timeline"] or fenced:
-            self._finish()
+        now = self._agent.postgres.auto_conf()
+        unrestored = bool(self._agent.settings.restore_command) and now.get("restore_command") == ""
+        first = observed["checkpoint_timeline"] != observed["writes_timeline"]
+        if first or unrestored or WHILE_FENCED.keys() & now.keys():
+            self._finish(first)
 
-    def _finish(self) -> None:
-        self._finishing = asyncio.create_task(self._guarded(self._afterwards()))
+    def _finish(self, checkpoint: bool = True) -> None:
+        self._finish_began_at = time.monotonic()
+        self._finishing = asyncio.create_task(self._guarded(self._afterwards(checkpoint)))
 
     async def _repoint(self, node: str, epoch: int, controller: str, rule: Rule) -> None:
         while True:
@@ -200,13 +212,14 @@ class Leading:
         with contextlib.suppress(Silent):
             await self._agent.postgres.checkpoint()
 
-    async def _afterwards(self) -> None:
+    async def _afterwards(self, checkpoint: bool) -> None:
         postgres = self._agent.postgres
-        await self._checkpoint()
         with contextlib.suppress(Silent):
-            # A later promotion renames this timeline's last segment to .partial. Where this one began in the same
-            # segment, a follower two timelines behind would find its beginning nowhere, not even in the archive.
-            await postgres.rows("SELECT pg_switch_wal()")
+            if checkpoint:
+                await postgres.checkpoint()
+                # A later promotion renames this timeline's last segment to .partial. Where this one began in the same
+                # segment, a follower two timelines behind would find its beginning nowhere, not even in the archive.
+                await postgres.rows("SELECT pg_switch_wal()")
         restore = self._agent.settings.restore_command
         with contextlib.suppress(Silent):
             await postgres.reset(list(WHILE_FENCED))

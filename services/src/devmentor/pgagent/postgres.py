@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from devmentor_ha.textfiles import conninfo, format_auto_conf, parse_auto_conf, 
 log = logging.getLogger(__name__)
 
 APPLICATION = "devmentor pgagent"
+CANCEL_LIMIT_S = 20.0
 
 # One statement, so that its parts belong together. LSNs as bytes.
 OBSERVE = """
@@ -73,6 +75,16 @@ SCHEMA = (
 
 class LocalError(Exception):
     """This host's PostgreSQL does not do what it must; the message says what and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What systemd says of the server's unit. `waits`: a job for it does; `age_s`: since it was last inactive."""
+
+    starts: bool
+    waits: bool
+    age_s: float
+    down: bool
 
 
 class LocalPostgres:
@@ -267,35 +279,48 @@ class LocalPostgres:
 
         Raises LocalError.
         """
+        await self.unit()  # where systemd does not answer, nothing is stopped
         await self.stop(limit_s, immediate_after_s)
-        for _ in range(3):
-            if not await self.start_under_way():
-                return
+        unit = await self.unit()
+        if unit.starts or unit.waits:
             await self.cancel_start()
-            await self.stop(limit_s, immediate_after_s)
-        raise LocalError(f"{self.settings.pg_unit} is started again and again; look at its journal for who does that")
 
-    async def start_under_way(self) -> bool:
-        """Whether systemd starts it, or will; a further start is nothing to systemd until then. Raises LocalError."""
-        command = ["/usr/bin/systemctl", "show", "--property=ActiveState,Job", self.settings.pg_unit]
+    async def unit(self) -> Unit:
+        """Raises LocalError."""
+        names = ("ActiveState", "Job", "InactiveExitTimestampMonotonic")
+        command = ["/usr/bin/systemctl", "show", f"--property={','.join(names)}", self.settings.pg_unit]
         code, output = await self.run(command, 10)
         shown = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
-        if code != 0 or not {"ActiveState", "Job"} <= set(shown):
+        try:
+            state, job, left_us = (shown[name] for name in names)
+            age_s = time.monotonic() - int(left_us) / 1e6
+        except (KeyError, ValueError):
+            code = code or 1
+        if code != 0:
             raise LocalError(f"systemctl show {self.settings.pg_unit} failed with {code}: {output[-300:]}")
-        return shown["ActiveState"] == "activating" or shown["Job"] not in ("", "0")
+        return Unit(state == "activating", job not in ("", "0"), age_s, state in ("inactive", "failed"))
 
     async def cancel_start(self) -> None:
-        """End a start under way, and wait for it. Raises LocalError."""
-        code, output = await self.run(["sudo", "-n", "/usr/bin/systemctl", "stop", self.settings.pg_unit], 30)
-        if code != 0:
-            raise LocalError(f"systemctl stop {self.settings.pg_unit} failed with {code}: {output[-300:]}")
+        """End a start under way, and the server that came of it, and wait for that. Raises LocalError."""
+        await self._systemctl("stop", "--no-block")
+        deadline = time.monotonic() + CANCEL_LIMIT_S
+        while not (unit := await self.unit()).down or unit.waits:
+            await self.stop(limit_s=5, immediate_after_s=5)  # systemd's own signal lets it wait for its clients
+            if time.monotonic() > deadline:
+                raise LocalError(f"{self.settings.pg_unit} does not end its start in {CANCEL_LIMIT_S:g} s")
+            await asyncio.sleep(0.05)
 
     async def start(self) -> None:
         """Ask systemd for it; the start guard has the last word. Does not wait. Raises LocalError."""
-        for words in (["reset-failed", self.settings.pg_unit], ["start", "--no-block", self.settings.pg_unit]):
-            code, output = await self.run(["sudo", "-n", "/usr/bin/systemctl", *words], 20)
-            if code != 0 and words[0] == "start":
-                raise LocalError(f"systemctl start {self.settings.pg_unit} failed with {code}: {output[-300:]}")
+        with contextlib.suppress(LocalError):
+            await self._systemctl("reset-failed")
+        await self._systemctl("start", "--no-block")
+
+    async def _systemctl(self, *words: str) -> None:
+        """As the sudoers file has it, word for word. Raises LocalError."""
+        code, output = await self.run(["sudo", "-n", "/usr/bin/systemctl", *words, self.settings.pg_unit], 20)
+        if code != 0:
+            raise LocalError(f"systemctl {words[0]} {self.settings.pg_unit} failed with {code}: {output[-300:]}")
 
     async def run(self, command: list[str], limit_s: float) -> tuple[int, str]:
         """A program's exit status and output; -9 and what it said where the limit ran out."""
@@ -310,8 +335,9 @@ class LocalPostgres:
             async with asyncio.timeout(limit_s):
                 output, _ = await process.communicate()
         except (TimeoutError, asyncio.CancelledError) as error:
-            process.kill()
-            await process.wait()
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo is root's
+                process.kill()
+                await process.wait()
             if isinstance(error, asyncio.CancelledError):
                 raise
             return -9, f"{command[0]} did not end in {limit_s:g} s"

@@ -101,6 +101,7 @@ class Server:
     silent: bool = False
     starts: bool = True  # whether systemd and the guard let it start
     activating: bool = False  # a start of systemd's is under way
+    started_at: float = Clock.now
     job: str = ""  # or waits, for a stop
     streams: bool = True  # whether a leader that it is connected to has the WAL for it
     receiver: int | None = None
@@ -287,7 +288,9 @@ class Server:
         status = self.programs.get(name, 0)
         if name == "systemctl":
             if "show" in command:
-                return status, f"ActiveState={'activating' if self.activating else 'inactive'}\nJob={self.job}"
+                state = "activating" if self.activating else "inactive" if self.pid is None else "active"
+                began = f"InactiveExitTimestampMonotonic={self.started_at * 1e6:.0f}"
+                return status, f"ActiveState={state}\nJob={self.job}\n{began}"
             if "stop" in command:
                 self.journal.append("cancel start")
                 self.activating, self.job = False, ""

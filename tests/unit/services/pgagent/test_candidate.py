@@ -82,6 +82,27 @@ async def test_the_status_says_that_a_row_waits_and_since_when(surround):
     assert status["writes_blocked"]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_candidate_is_known_as_one_from_the_beginning_and_no_longer_where_it_is_not_promoted(surround, ends):
+    """Or a promotion that takes long would be met by the next election."""
+    around = surround("pg2")
+    await around.look()
+
+    async def slow(limit_s):
+        await asyncio.sleep(8)
+        if not ends:
+            raise Silent("PostgreSQL of this host was not promoted in 8 s")
+        around.server._promote("", None)
+
+    around.agent.postgres.promote = slow
+    await told_to_lead(around)
+    await around.live(6)
+    assert (await around.ask("status"))["committing"] == SECOND.as_dict()
+    await around.live(6)
+    status = await around.ask("status")
+    assert (status["committing"], status["leading"]) == (None, SECOND.as_dict() if ends else None)
+
+
 async def test_after_the_commit_come_checkpoint_a_new_segment_and_what_the_fence_had_set(surround):
     around = surround("pg2", restore_command="fetch %f %p")
     await around.look()
@@ -108,6 +129,28 @@ async def test_a_checkpoint_that_was_broken_off_is_made_all_the_same(surround):
     around.journal.clear()
     await around.live(20)
     assert around.journal == [], "once is enough"
+    around.server.write_conf({**around.server.conf, "restore_command": ""})
+    await around.live(2)
+    assert around.server.applied["restore_command"] == "fetch %f %p"
+
+
+async def test_a_checkpoint_that_fails_is_tried_again_each_ten_seconds_and_no_segment_is_switched(
+    surround, monkeypatch
+):
+    around = surround("pg2")
+    await around.look()
+    tried = []
+
+    async def fails(limit_s=300.0):
+        tried.append(CLOCK.now)
+        raise Silent("PostgreSQL of this host: could not write")
+
+    monkeypatch.setattr(around.agent.postgres, "checkpoint", fails)
+    await told_to_lead(around)
+    await around.live(35)
+    assert 3 <= len(tried) <= 5
+    assert "switch segment" not in around.journal
+    assert "wal_retrieve_retry_interval" not in around.server.applied
 
 
 async def test_without_its_first_checkpoint_a_leader_makes_one_and_no_second_beside_it(surround, monkeypatch):
@@ -152,6 +195,26 @@ async def test_a_look_from_before_the_promotion_does_not_undo_what_a_later_one_s
     slow.set()
     await first
     assert around.agent.in_recovery is False
+
+
+async def test_nor_what_a_later_one_did_not_see(surround, monkeypatch):
+    around = surround("pg2")
+    await around.look()
+    postgres, before = around.agent.postgres, await around.agent.postgres.observe()
+    slow = asyncio.Event()
+
+    async def late():
+        await slow.wait()
+        return before
+
+    monkeypatch.setattr(postgres, "observe", late)
+    first = asyncio.create_task(around.agent.observe())
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(postgres, "observe", raising(Silent("no answer in 1 s")))
+    await around.agent.observe()
+    slow.set()
+    await first
+    assert not around.agent.running
 
 
 async def test_the_fenced_pretended_followers_are_repointed_before_the_row_can_be_committed(surround):

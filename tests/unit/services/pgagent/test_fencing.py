@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from devmentor.pgagent.peers import CallFailed
+from devmentor_ha.rules import next_rule
 from tests.unit.services.pgagent.pretended import FENCED, FIRST, LSN
 
 CALL = {"epoch": 2, "controller": "pg3/c"}
@@ -167,6 +168,28 @@ async def test_a_follower_is_not_demoted(surround):
     with pytest.raises(CallFailed, match="does not lead"):
         await around.ask("demote", CALL)
     assert around.state.promise.epoch == 0
+
+
+async def test_who_is_repointed_again_while_it_is_started_is_not_stopped_for_that(surround):
+    """The candidate asks each 3 s; whoever rewinds for longer has several calls waiting."""
+    around = surround("pg2")
+    await around.ask("fence", CALL)
+    around.server.pid = None
+    around.server.starts = False
+    around.neighbours.lead(next_rule([FIRST], "pg3", 2), timeline=2)
+    around.journal.clear()
+    body = {**CALL, "leader": around.neighbours.status["pg3"]}
+    await around.ask("repoint", body)
+    assert around.journal == ["start"]
+    around.server.activating = True
+    await around.ask("repoint", body)
+    assert "cancel start" not in around.journal
+    around.state.set_following(1, "pg3")
+    await around.ask("repoint", body)
+    assert "cancel start" in around.journal, "what was done for another epoch may be other data"
+    around.server.starts = True
+    await around.ask("repoint", body)
+    assert "host='10.0.0.3'" in around.server.applied["primary_conninfo"]
 
 
 async def test_who_promised_another_is_not_repointed(surround):

@@ -321,6 +321,35 @@ async def demoted(surround):
     return around
 
 
+async def test_a_leader_that_crashed_is_left_to_the_guard(surround):
+    """A candidate that waits for its row may wait for what this one has."""
+    around = surround("pg1")
+    around.server.pid, around.server.starts = None, False
+    around.neighbours.promise("pg3", 2)
+    around.neighbours.status["pg3"].update(committing=SECOND.as_dict(), waits_since=CLOCK.time())
+    await around.live(4)
+    assert around.journal[0] == "start"
+    await around.live(8)
+    assert around.server.conf["synchronous_standby_names"] == FENCED
+
+
+async def test_who_stopped_between_its_promotion_and_the_commit_starts_and_waits_to_be_asked(surround):
+    around = surround("pg2")
+    await around.look()
+    (around.server.data / "standby.signal").unlink()
+    around.server.in_recovery, around.server.timeline, around.server.pid = False, 2, None
+    around.state.set_promise(2, "pg3/c")
+    around.neighbours.silent.add("pg1")
+    around.server.write_conf({"synchronous_standby_names": 'ANY 2 ("pg1", "pg3")'})
+    await around.live(10)
+    assert around.journal == [], "it might acknowledge"
+    around.server.write_conf({"synchronous_standby_names": FENCED})
+    await around.live(10)
+    assert "start" in around.journal
+    assert around.server.applied["synchronous_standby_names"] == FENCED
+    assert around.leading.rule is None
+
+
 async def test_a_demoted_leader_is_not_started_before_it_knows_whom_to_follow(surround):
     """Started as a leader it would write WAL beyond the fork and have to be rewound."""
     around = await demoted(surround)
@@ -382,9 +411,12 @@ async def test_a_server_that_comes_up_meanwhile_is_stopped(surround):
     assert around.server.pid is None
 
 
-async def test_a_server_that_is_started_again_and_again_is_not_touched(surround):
+async def test_where_a_start_does_not_end_nothing_is_changed(surround):
     around = surround("pg2", rule=SECOND)
     around.server.pid, around.server.job = None, "1234"
+    (around.server.data / "standby.signal").unlink()
+    around.server.control = control_data(state="in production")
+    around.neighbours.lead(SECOND, timeline=2)
     program = around.server.program
 
     def again(command):
@@ -393,8 +425,11 @@ async def test_a_server_that_is_started_again_and_again_is_not_touched(surround)
         return answer
 
     around.server.program = again
-    with pytest.raises(LocalError, match="again and again"):
+    with pytest.raises(LocalError, match="does not end its start"):
         await around.agent.postgres.halt(5, 5)
+    await around.live(60)
+    assert set(around.journal) == {"cancel start"}
+    assert not around.state.remaking
 
 
 async def test_a_start_that_hangs_is_ended_after_half_a_minute_and_not_before(surround):
@@ -407,19 +442,42 @@ async def test_a_start_that_hangs_is_ended_after_half_a_minute_and_not_before(su
     assert around.agent.running
 
 
-async def test_the_half_minute_begins_anew_after_the_server_was_seen(surround):
+async def test_however_long_it_was_stopped_only_the_age_of_a_start_counts(surround):
+    """As after a copy that took hours; and a job that waits, for a mount perhaps, is no start that hangs."""
     around = surround("pg2")
-    around.server.pid = None
-    await around.live(5)
-    assert around.agent.running
+    around.server.pid, around.server.starts = None, False
     await around.live(60)
-    around.server.pid, around.server.activating = None, True
+    around.server.activating, around.server.started_at = True, CLOCK.now
     around.journal.clear()
     await around.live(25)
-    assert around.journal == []
+    around.server.activating, around.server.job = False, "1234"
+    await around.live(60)
+    assert "cancel start" not in around.journal
 
 
-@pytest.mark.parametrize(("status", "said"), [(1, "ActiveState=inactive\nJob="), (0, "ActiveState=inactive")])
+async def test_a_start_does_not_meet_what_came_up_or_began_meanwhile(surround):
+    around = surround("pg2")
+    await around.look()
+    around.server.pid = None
+    program = around.server.program
+    for meanwhile in ("it runs", "rejoin"):
+        around.agent.busy = "" if meanwhile == "it runs" else meanwhile
+
+        def shown(command, meanwhile=meanwhile):
+            if meanwhile == "it runs" and "show" in command:
+                around.server.pid = 4711
+            return program(command)
+
+        around.server.program = shown
+        await around.duties._start()
+        assert around.journal == []
+        around.server.pid = None
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(1, "ActiveState=inactive\nJob=\nInactiveExitTimestampMonotonic=1"), (0, "ActiveState=inactive\nJob=")],
+)
 async def test_where_systemd_does_not_say_whether_it_starts_nothing_is_changed(surround, status, said):
     around = surround("pg2", rule=SECOND)
     around.server.pid = None
@@ -430,6 +488,26 @@ async def test_where_systemd_does_not_say_whether_it_starts_nothing_is_changed(s
     await around.live(20)
     assert around.journal == []
     assert not around.state.remaking
+
+
+async def test_where_systemd_does_not_answer_a_running_server_is_not_stopped(surround):
+    around = surround("pg2")
+    around.server.programs["systemctl"] = 1
+    with pytest.raises(LocalError, match="systemctl show"):
+        await around.agent.postgres.halt(5, 5)
+    assert around.journal == []
+
+
+async def test_undecided_starts_anew_after_it_ran(surround):
+    around = stopped_leader(surround)
+    around.neighbours.promise("pg3", 2)
+    await around.live(6)
+    around.server.boot = around.server.take_up
+    around.server.pid = 4711
+    await around.live(1)
+    around.server.pid = None
+    await around.live(6)
+    assert around.server.conf["synchronous_standby_names"] != FENCED
 
 
 async def test_an_operators_rejoin_does_not_go_below_the_promise_either(surround):
