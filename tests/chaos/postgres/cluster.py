@@ -149,7 +149,7 @@ class Cluster:
         return self._addresses.get(address, address)
 
     def told(self) -> str:
-        """What agents and servers say and did last, in few lines: for a test's failure, whose hosts are gone after it."""
+        """What agents and servers say and did last, for a test that fails: its hosts are gone afterwards."""
         log = ["sh", "-c", TOLD]
         lines = []
         for node in self.nodes:
