@@ -1,12 +1,15 @@
 """The job queue: procrastinate on PostgreSQL, deferred in the transaction that accepts, polled by the workers."""
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, cast
 
 import procrastinate
 import psycopg
+from procrastinate.connector import Notify
 from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
@@ -28,6 +31,7 @@ DEPENDENCY_AWAY = (DatabaseUnavailable, OutcomeUnknown, EmbedderUnavailable, Ind
 
 _LONGEST_WAIT_S = 30
 _TOGETHER = 32
+_WAKES = json.dumps({"type": "job_inserted", "job_id": 0})
 
 # procrastinate's own functions, one call a row: each sees what those before it have changed.
 _FETCH = """
@@ -58,13 +62,36 @@ class Retry(BaseRetryStrategy):  # type: ignore[misc] # untyped for mypy: follow
         return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 10), _LONGEST_WAIT_S)})
 
 
-class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped for mypy
+class Wakes:
+    """For PostgreSQL's notifications, which PgBouncer in transaction mode has not: a process wakes its own loops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleepers: deque[Notify] = deque()
+
+    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
+        """As procrastinate's: does not return."""
+        self._sleepers.append(on_notification)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._sleepers.remove(on_notification)
+
+    async def wake(self, count: int = 1) -> None:
+        """The next `count` loops look at the queue, if they sleep; they take turns."""
+        for _ in range(min(count, len(self._sleepers))):
+            self._sleepers.rotate(-1)
+            await self._sleepers[-1](channel=QUEUE, payload=_WAKES)
+
+
+class Connector(Wakes, procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped for mypy
     """procrastinate's connector with a limit on each statement; it has none, and a frozen pooler stopped its loop.
 
     Past the limit psycopg cancels the statement, waits up to 10 s more and closes the connection.
 
     Jobs that several loops fetch, or end, at the same moment are fetched, or ended, in one statement: each is a commit
-    that waits for the replicas.
+    that waits for the replicas. For each job that is found one more loop is woken, and no loop but these asks often:
+    few of them look at an empty queue, all of them soon at a full one.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -104,7 +131,9 @@ class Connector(procrastinate.PsycopgConnector):  # type: ignore[misc] # untyped
 
     async def _fetch(self, asking: Sequence[tuple[tuple[str, ...], int]]) -> list[dict[str, Any]]:
         names = sorted({name for asked, _ in asking for name in asked})  # all loops ask for the same ones
-        return await self.execute_query_all_async(_FETCH, queues=names, workers=[worker for _, worker in asking])
+        rows = await self.execute_query_all_async(_FETCH, queues=names, workers=[worker for _, worker in asking])
+        await self.wake(sum(row["id"] is not None for row in rows))
+        return rows
 
     async def _finish(self, ended: Sequence[tuple[int, str, bool]]) -> list[None]:
         # In one order: two workers that end the same jobs (one of them lost them meanwhile) do not wait for each other.

@@ -90,7 +90,7 @@ class Settings(ServiceSettings):
     # Worker
     worker_concurrency: int = Field(default=32, ge=1, description="documents at a time; four of them large")
     worker_loops: int = Field(default=8, ge=1, description="that fetch jobs, one after the other each")
-    worker_poll_s: float = Field(default=0.2, gt=0, description="between two looks of the first loop at an empty queue")
+    worker_poll_s: float = Field(default=0.2, gt=0, description="between two looks at an empty queue")
     job_timeout_s: float = Field(default=1800, gt=0)
     job_max_attempts: int = Field(default=5, ge=1, description="for errors of the document itself, not of a dependency")
     idempotency_hours: int = Field(default=24, ge=1)

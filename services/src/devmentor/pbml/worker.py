@@ -44,7 +44,7 @@ _REQUEUE_S = 10.0
 _STALLED_AFTER_S = 30.0
 _STUCK_AFTER_S = 60.0
 _FORGET_EVERY_S = 3600.0
-_SELDOM = 5
+_SELDOM_S = 10.0  # the loops are woken
 
 
 class Worker:
@@ -66,7 +66,8 @@ class Worker:
         self._pipeline = Pipeline(
             self.database, self.index, self._texts.submit, settings.chunk_chars, settings.job_timeout_s
         )
-        self._app = jobs.create(jobs.Connector(2 * settings.database_timeout_s))
+        self._queue = jobs.Connector(2 * settings.database_timeout_s)
+        self._app = jobs.create(self._queue)
         self._app.task(name=jobs.TASK, queue=jobs.QUEUE, pass_context=True, retry=jobs.Retry())(self._process)
         self._maintenance = Maintenance(settings, self.database, self.index)
         self._folder = (
@@ -99,6 +100,7 @@ class Worker:
         async with self._app.open_async(self.database.pool):
             loops = self._loops()
             running = [
+                asyncio.create_task(self._look(), name="look"),
                 asyncio.create_task(self._watch(), name="watch"),
                 asyncio.create_task(self._maintenance.run(), name="maintenance"),
             ]
@@ -146,19 +148,20 @@ class Worker:
             raise
 
     def _loops(self) -> list["asyncio.Task[None]"]:
-        """procrastinate's worker fetches one job after the other: several have more documents to process together.
-
-        Only the first looks often at an empty queue; the others join it where there is more than a moment's work.
-        """
+        """procrastinate's worker fetches one job after the other: several have more documents to process together."""
         count = min(self._s.worker_loops, self._s.worker_concurrency)
         shares = [len(range(n, self._s.worker_concurrency, count)) for n in range(count)]
-        polls = [self._s.worker_poll_s * (1 if n == 0 else _SELDOM + n / 2) for n in range(count)]  # not all at once
         return [
-            asyncio.create_task(self._loop(f"{self._s.replica}/{n}", shares[n], polls[n]), name=f"jobs-{n}")
-            for n in range(count)
+            asyncio.create_task(self._loop(f"{self._s.replica}/{n}", shares[n]), name=f"jobs-{n}") for n in range(count)
         ]
 
-    async def _loop(self, name: str, concurrency: int, poll_s: float) -> None:
+    async def _look(self) -> None:
+        """Wake one loop after the other: whichever of them are full, the next one looks a moment later."""
+        while True:
+            await self._queue.wake()
+            await asyncio.sleep(self._s.worker_poll_s)
+
+    async def _loop(self, name: str, concurrency: int) -> None:
         """procrastinate's worker ends when it can not reach the database; it is started again here."""
         pause = 0.5
         while True:
@@ -169,8 +172,8 @@ class Worker:
                     queues=[jobs.QUEUE],
                     name=name,
                     concurrency=concurrency,
-                    fetch_job_polling_interval=poll_s,
-                    listen_notify=False,
+                    fetch_job_polling_interval=_SELDOM_S,
+                    listen_notify=True,
                     install_signal_handlers=False,
                     shutdown_graceful_timeout=self._s.shutdown_grace_s,
                     stalled_worker_timeout=_STALLED_AFTER_S,

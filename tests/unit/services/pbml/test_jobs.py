@@ -145,6 +145,30 @@ async def test_what_loops_fetch_at_the_same_moment_is_one_statement_and_nothing_
     assert sorted(job.task_kwargs["number"] for job in jobs) == [0, 1, 3]
 
 
+async def test_for_each_job_that_is_found_one_more_loop_is_woken_and_they_take_turns(queue):
+    woken = []
+
+    async def listens(name):
+        async def woke(*, channel, notification):
+            assert notification["type"] == "job_inserted"
+            woken.append(name)
+
+        await queue.job_manager.listen_for_jobs(on_notification=woke, queues=[QUEUE])
+
+    listeners = [asyncio.create_task(listens(name)) for name in "abc"]
+    workers = await register(queue, 2)
+    await add(queue, "a", "b", "c")
+    for _ in range(3):
+        await asyncio.gather(*(queue.job_manager.fetch_job([QUEUE], worker) for worker in workers))
+    assert woken == ["a", "b", "c"], "two were found, then one, then none"
+    listeners[1].cancel()
+    await asyncio.gather(listeners[1], return_exceptions=True)
+    await queue.connector.wake(9)
+    assert sorted(woken[3:]) == ["a", "c"]
+    for listener in listeners:
+        listener.cancel()
+
+
 async def test_a_loop_that_others_took_for_lost_does_not_keep_the_other_loops_from_fetching(queue):
     workers = await register(queue, 3)
     await add(queue, "a", "b", "c")

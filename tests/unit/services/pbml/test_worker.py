@@ -15,7 +15,7 @@ from devmentor.pbml.settings import Settings
 from devmentor.pbml.worker import Worker
 
 
-class Queue(InMemoryConnector):
+class Queue(jobs.Wakes, InMemoryConnector):
     """The first `lose` writes of a job's end are lost."""
 
     lose = 0
@@ -59,8 +59,9 @@ async def worker(queue):
     made = Worker(Settings(tenants_file=None, worker_poll_s=0.02))
     made._pipeline = Pipeline()
     made.database = Ledger()
+    made._queue = queue
     with made._app.replace_connector(queue):
-        loops = made._loops()
+        loops = [*made._loops(), asyncio.create_task(made._look())]
         yield made
         made._pipeline.release.set()
         for loop in loops:
