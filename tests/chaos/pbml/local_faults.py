@@ -38,6 +38,7 @@ for file in "$newest" current/state.db; do
 done
 """
 _LATE, _FIRST = 12, 6
+_BACK_S = 120
 
 
 def cut_off(scene: Scene) -> None:
@@ -50,7 +51,7 @@ def reconnect(scene: Scene) -> None:
 
 
 def fill_spool(scene: Scene) -> None:
-    """The spool gets a disk of its own the first time, for which the API must be down."""
+    """The spool gets a disk of its own the first time: its API is stopped for that, its clients must be back first."""
     if SPOOL in disk.volumes(scene.host):
         disk.fill(scene.host, SPOOL, free_mib=_SPOOL_MIB)
     else:
@@ -59,9 +60,20 @@ def fill_spool(scene: Scene) -> None:
             disk.fill(scene.host, SPOOL, free_mib=_SPOOL_MIB)
         finally:
             scene.host.execute(["systemctl", "start", API])
+        wait_for_clients(scene)
     if "full" not in scene.before:
         scene.before["full"] = scene.counted("", "pbml_spool_refused_total", reason="full")
     cut_off(scene)
+
+
+def wait_for_clients(scene: Scene) -> None:
+    """The gateways send a host that was away nothing before it has answered 30 probes. Raises LabError."""
+    deadline = time.monotonic() + _BACK_S
+    turns = {"service": "pbml", "route": "/v1/turns", "method": "POST", "code": "202"}
+    while not scene.counted("", "devmentor_http_requests_total", **turns):
+        if time.monotonic() > deadline:
+            raise LabError(f"{scene.victim} has had no write in {_BACK_S} s", "look at the gateways' statistics")
+        time.sleep(1)
 
 
 def empty_spool(scene: Scene) -> None:
