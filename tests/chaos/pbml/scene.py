@@ -74,7 +74,7 @@ class Scene:
         """A draft through one replica."""
         settle(write, self.send(write, name, write.token))
 
-    def counted(self, note: str, metric: str, service: str = API_PORT, **labels: str) -> float:
+    def counted(self, note: str, metric: str, service: str = API_PORT, /, **labels: str) -> float:
         """How far a counter of the victim is above `before[note]`; 0 where it can not be read."""
         found = self.platform.replicas.metrics(self.victim, service) or {}
         return value(found, metric, **labels) - self.before.get(note, 0.0)
