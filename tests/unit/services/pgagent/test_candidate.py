@@ -130,6 +130,7 @@ async def test_a_checkpoint_that_was_broken_off_is_made_all_the_same(surround):
     await around.live(20)
     assert around.journal == [], "once is enough"
     around.server.write_conf({**around.server.conf, "restore_command": ""})
+    around.server.take_up()
     await around.live(2)
     assert around.server.applied["restore_command"] == "fetch %f %p"
 

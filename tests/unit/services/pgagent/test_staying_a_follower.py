@@ -502,9 +502,12 @@ async def test_undecided_starts_anew_after_it_ran(surround):
     around = stopped_leader(surround)
     around.neighbours.promise("pg3", 2)
     await around.live(6)
-    around.server.boot = around.server.take_up
+    around.neighbours.silent.update({"pg2", "pg3", "pg4"})  # or it would be reaffirmed
     around.server.pid = 4711
     await around.live(1)
+    assert around.agent.running
+    around.neighbours.silent.clear()
+    await around.look()
     around.server.pid = None
     await around.live(6)
     assert around.server.conf["synchronous_standby_names"] != FENCED
