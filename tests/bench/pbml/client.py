@@ -30,9 +30,12 @@ class Pbml:
         self._headers = {"Authorization": f"Bearer {key}"}
         self.wrong: dict[str, int] = {}
 
-    async def ingest(self, document: dict[str, Any]) -> bool:
-        """Whether it was acknowledged on the quorum."""
-        status, body = await self._post("/v1/documents", document)
+    async def ingest(self, documents: Sequence[dict[str, Any]]) -> bool:
+        """Whether they were acknowledged on the quorum: one as such, several in one request."""
+        if len(documents) == 1:
+            status, body = await self._post("/v1/documents", documents[0])
+        else:
+            status, body = await self._post("/v1/documents:batch", {"documents": documents})
         return self._judge(status == 202 and body.get("durability") == "quorum", status, body)
 
     async def fetch(self, query: str, conversation_id: str | None = None) -> bool:
@@ -132,25 +135,27 @@ class Floor:
             if answer.status != 200:
                 raise RuntimeError(f"Qdrant {path}: {answer.status} {(await answer.text())[:300]}")
 
-    async def ingest(self, documents: Iterable[Any], concurrency: int) -> tuple[list[float], float, float]:
+    async def ingest(self, requests: Iterable[Sequence[Any]], concurrency: int) -> tuple[list[float], float, float]:
         """(seconds of each acknowledgement, until the last of them, until the last document is searchable).
 
-        An INSERT that waits for the quorum acknowledges; chunks of many documents share calls of the engine, batched as
-        PBML's batch manager batches, and each batch is one upsert.
+        An INSERT of a request's documents that waits for the quorum acknowledges; chunks of many documents share
+        calls of the engine, batched as PBML's batch manager batches, and each batch is one upsert.
         """
         waiting: asyncio.Queue[Chunk | None] = asyncio.Queue(4 * _BATCH)
-        todo = iter(documents)
+        todo = iter(requests)
         acknowledged: list[float] = []
         begin = time.perf_counter()
 
         async def write() -> None:
-            for document in todo:
+            for documents in todo:
                 start = time.perf_counter()
+                rows = [each.id for each in documents], [each.body for each in documents]
                 async with self._pool.connection() as c:
-                    await c.execute("INSERT INTO floor VALUES (%s, %s)", (document.id, document.body))
+                    await c.execute("INSERT INTO floor SELECT * FROM unnest(%s::text[], %s::text[])", rows)
                 acknowledged.append(time.perf_counter() - start)
-                for chunk in cut(document, CHUNK_CHARS)[0]:
-                    await waiting.put(chunk)
+                for document in documents:
+                    for chunk in cut(document, CHUNK_CHARS)[0]:
+                        await waiting.put(chunk)
 
         async def index(batch: list[Chunk]) -> None:
             vectors = await self.embed([chunk.embedded for chunk in batch])

@@ -50,6 +50,10 @@ def peer_version() -> str:
     return line.partition("==")[2].split()[0]
 
 
+Kind = tuple[list[Text], int]
+"""Texts to ingest, and how many of them are in one request."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What all systems need: the running stack, PBML's two processes, a session, the floor's client."""
@@ -77,28 +81,28 @@ class Bench:
         return float(found["count"]), float(found["sum"])
 
 
-async def pbml(bench: Bench, documents: Sequence[Text], concurrency: int) -> dict:
+async def pbml(bench: Bench, requests: Sequence[Sequence[Text]], concurrency: int) -> dict:
     """As many at a time as `concurrency`, each next one as soon as one was acknowledged; then until all are live."""
     stack = bench.stack
     client = Pbml(bench.session, f"http://127.0.0.1:{stack.environment['PBML_PORT']}", key_of(TENANT))
     calls, texts = await bench.batches()
-    todo, seconds, failed = iter(documents), [], 0
+    todo, seconds, failed = iter(requests), [], 0
     begin = time.perf_counter()
 
     async def write() -> None:
         nonlocal failed
-        for text in todo:
+        for documents in todo:
             start = time.perf_counter()
-            right = await client.ingest(body_of(text))
+            right = await client.ingest([body_of(text) for text in documents])
             seconds.append(time.perf_counter() - start)
-            failed += not right
+            failed += len(documents) * (not right)
 
     await asyncio.gather(*(write() for _ in range(concurrency)))
     last = time.perf_counter() - begin
     await live(stack)
     searchable = time.perf_counter() - begin
     after = await bench.batches()
-    found = figures(len(documents), seconds, last, searchable, failed, client.wrong)
+    found = figures(sum(map(len, requests)), seconds, last, searchable, failed, client.wrong)
     return found | {"texts_a_call": (after[1] - texts) / max(after[0] - calls, 1)}
 
 
@@ -118,13 +122,16 @@ async def live(stack: Stack) -> None:
             await asyncio.sleep(0.02)
 
 
-async def mem0(bench: Bench, documents: Sequence[Text], concurrency: int, number: int) -> dict:
-    """The peer in a process of its own; its start does not count."""
+async def mem0(bench: Bench, requests: Sequence[Sequence[Text]], concurrency: int, number: int) -> dict:
+    """The peer in a process of its own; its start does not count. A request is one add of all its texts."""
     python, stack = install_peer(), bench.stack
     port = stack.qdrant.url.rpartition(":")[2]
     history = stack.directory / f"mem0-{number}.db"
     command = [str(python), str(HERE / "mem0_peer.py"), port, stack.engine.url, "mem0", str(concurrency), str(history)]
-    lines = [json.dumps([chunk.embedded for chunk in cut(text, CHUNK_CHARS)[0]]) for text in documents]
+    lines = [
+        json.dumps([chunk.embedded for text in documents for chunk in cut(text, CHUNK_CHARS)[0]])
+        for documents in requests
+    ]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -140,16 +147,17 @@ async def mem0(bench: Bench, documents: Sequence[Text], concurrency: int, number
     if process.returncode:
         raise SystemExit(f"mem0 exited with {process.returncode}: {err.decode()[-2000:]}")
     said = json.loads(out.splitlines()[-1])
-    wrong = {"failed": len(said["failures"])} if said["failures"] else {}
-    if said["failures"]:
+    failed = sum(len(requests[number]) for number, _reason in said["failures"])
+    if failed:
         print("mem0:", said["failures"][0])
-    found = figures(len(documents), said["adds"], said["seconds"], said["seconds"], len(said["failures"]), wrong)
+    wrong = {"failed": failed} if failed else {}
+    found = figures(sum(map(len, requests)), said["adds"], said["seconds"], said["seconds"], failed, wrong)
     return found | {"stored": said["stored"], "own_cpu_s": said["cpu_s"], "texts_a_call": 1.0}
 
 
-async def floor(bench: Bench, documents: Sequence[Text], concurrency: int) -> dict:
-    seconds, last, searchable = await bench.bare.ingest(documents, concurrency)
-    return figures(len(documents), seconds, last, searchable, 0, {})
+async def floor(bench: Bench, requests: Sequence[Sequence[Text]], concurrency: int) -> dict:
+    seconds, last, searchable = await bench.bare.ingest(requests, concurrency)
+    return figures(sum(map(len, requests)), seconds, last, searchable, 0, {})
 
 
 def figures(
@@ -170,32 +178,38 @@ def body_of(text: Text) -> dict[str, Any]:
 
 
 async def measure(
-    bench: Bench, kinds: dict[str, list[Text]], names: Sequence[str], concurrency: int, rounds: int
+    bench: Bench, kinds: dict[str, Kind], names: Sequence[str], concurrency: int, rounds: int
 ) -> dict[str, Any]:
     """Kind of text -> system -> its rounds. Each round and system has texts of its own."""
     await bench.bare.collection()
     found: dict[str, Any] = {}
-    for kind, documents in kinds.items():
+    for kind, (documents, together) in kinds.items():
         systems: dict[str, list[dict]] = {name: [] for name in names}
         shares = [documents[start :: len(names) * rounds] for start in range(len(names) * rounds)]
         for number in range(rounds):
             mine = shares[len(names) * number : len(names) * (number + 1)]
             for (name, done), documents_of in zip(systems.items(), mine, strict=True):
+                requests = [documents_of[at : at + together] for at in range(0, len(documents_of), together)]
                 before = bench.used()
                 match name:
                     case "pbml":
-                        figure = await pbml(bench, documents_of, concurrency)
+                        figure = await pbml(bench, requests, concurrency)
                     case "mem0":
-                        figure = await mem0(bench, documents_of, concurrency, number)
+                        figure = await mem0(bench, requests, concurrency, number)
                     case _:
-                        figure = await floor(bench, documents_of, concurrency)
+                        figure = await floor(bench, requests, concurrency)
                 used = {part: value - before[part] for part, value in bench.used().items()}
                 own = {"pbml": used["pbml"], "mem0": figure.pop("own_cpu_s", 0.0), FLOOR: used["clients"]}[name]
                 each = {"engine": used["engine"], "qdrant": used["qdrant"], "own": own}
                 figure["cpu_ms"] = {part: 1000 * value / len(documents_of) for part, value in each.items()}
                 done.append(figure)
                 print(f"ingest {kind} {number + 1}/{rounds} {name}: {done[-1]}", flush=True)
-        found[kind] = {"systems": systems, "chunks_each": chunks_each(documents), "chars_each": chars_each(documents)}
+        found[kind] = {
+            "systems": systems,
+            "together": together,
+            "chunks_each": chunks_each(documents),
+            "chars_each": chars_each(documents),
+        }
     return found
 
 
@@ -207,7 +221,7 @@ async def steady(
     client = Pbml(session, f"http://127.0.0.1:{stack.environment['PBML_PORT']}", key_of(TENANT))
     with stack.postgres.connect() as c:
         [before] = c.execute("SELECT coalesce(max(seq), 0) FROM versions").fetchone() or (0,)
-        outcome = await load.run(lambda n: client.ingest(body_of(documents[n])), rate, len(documents) / rate)
+        outcome = await load.run(lambda n: client.ingest([body_of(documents[n])]), rate, len(documents) / rate)
         await live(stack)
         waits = [
             row[0]

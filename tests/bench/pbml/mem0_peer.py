@@ -2,9 +2,9 @@
 
     python mem0_peer.py QDRANT_PORT EMBEDDINGS_URL COLLECTION CONCURRENCY HISTORY < documents
 
-Input: a line of JSON for each document, a list of texts (the document cut as PBML cuts it: mem0 cuts none, and what is
-longer than the model's window it could not embed). Output: one line of JSON: seconds of all, of each add, and of the
-processor.
+Input: a line of JSON for each add, a list of texts (one document or several, cut as PBML cuts them: mem0 cuts none, and
+what is longer than the model's window it could not embed). Output: one line of JSON: seconds of all, of each add, and
+of the processor.
 
 `AsyncMemory` with `infer=False`: texts are stored as they are, no model is called but the embeddings' one. An add ends
 when Qdrant has the points (its client waits for that), so what is acknowledged is searchable at the same moment.
@@ -53,10 +53,10 @@ async def main() -> None:
     store = memory(int(port), embeddings, collection, history)
     slots = asyncio.Semaphore(int(concurrency))
     seconds: list[float] = []
-    failures: list[str] = []
+    failures: list[tuple[int, str]] = []
     stored = 0
 
-    async def add(texts: list[str]) -> None:
+    async def add(number: int, texts: list[str]) -> None:
         nonlocal stored
         async with slots:
             begin = time.perf_counter()
@@ -65,13 +65,13 @@ async def main() -> None:
                     [{"role": "user", "content": text} for text in texts], user_id="bench", infer=False
                 )
             except Exception as error:
-                failures.append(f"{type(error).__name__}: {error}"[:200])
+                failures.append((number, f"{type(error).__name__}: {error}"[:200]))
                 return
             seconds.append(time.perf_counter() - begin)
             stored += len(added["results"])
 
     begin, used = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(add(texts) for texts in documents))
+    await asyncio.gather(*(add(number, texts) for number, texts in enumerate(documents)))
     whole, used = time.perf_counter() - begin, time.process_time() - used
     said = {"seconds": whole, "cpu_s": used, "adds": seconds, "stored": stored, "failures": failures}
     print(json.dumps(said), flush=True)

@@ -13,7 +13,8 @@ SYSTEMS = ("pbml", "mem0", "floor")
 SHORT_FORM = {
     **{"sizes": [300, 3000], "talks": [1000, 100_000], "real": 150, "rate": 2.0, "seconds": 8.0, "fetch_rounds": 2},
     **{"recall_queries": 50},
-    **{"short": 60, "pages": 6, "rounds": 1, "concurrency": 8, "steady": 20, "ingest_rate": 4.0, "postgres_gib": 1.0},
+    **{"short": 60, "imported": 60, "together": 10},
+    **{"pages": 6, "rounds": 1, "concurrency": 8, "steady": 20, "ingest_rate": 4.0, "postgres_gib": 1.0},
 }
 
 
@@ -29,6 +30,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fetch-rounds", type=int, default=4)
     parser.add_argument("--recall-queries", type=int, default=200)
     parser.add_argument("--short", type=int, default=1800, help="paragraphs to ingest, all systems and rounds together")
+    parser.add_argument("--imported", type=int, default=3000, help="paragraphs to ingest many a request, likewise")
+    parser.add_argument("--together", type=int, default=25, help="of those in one request")
     parser.add_argument("--pages", type=int, default=90, help="pages to ingest, likewise")
     parser.add_argument("--concurrency", type=int, default=16, help="clients that ingest at once")
     parser.add_argument("--rounds", type=int, default=2, help="of ingest")

@@ -19,7 +19,7 @@ from tools.runs import ROOT
 PAGE = ROOT / "docs" / "pbml-bench.md"
 PICTURE = PAGE.with_suffix(".svg")
 NAMES = {"pbml": "PBML", "mem0": "mem0", "floor": "bare calls (floor)"}
-KINDS = {"short": "paragraphs", "page": "pages"}
+KINDS = {"short": "paragraphs", "import": "paragraphs, {together} a request", "page": "pages"}
 _COLOURS = {"pbml": "#0b6", "floor": "#888"}
 
 Bar = tuple[str, float, float, bool]
@@ -57,7 +57,7 @@ def bars(result: dict[str, Any]) -> list[Bar]:
             continue
         for name, least in (("acknowledged_per_s", 5.0), ("searchable_per_s", 2.0)):
             ratio = median(systems["pbml"], name) / median(systems["mem0"], name)
-            what = f"{KINDS[kind]}: {name.split('_')[0]} documents/s, times mem0's{engine}"
+            what = f"{called(kind, each)}: {name.split('_')[0]} documents/s, times mem0's{engine}"
             found.append((what, ratio, least, ratio >= least))
     sizes = result.get("fetch", {}).get("sizes", {})
     for size, each in sizes.items():
@@ -74,6 +74,10 @@ def bars(result: dict[str, Any]) -> list[Bar]:
         tokens = power(talk["tokens"][-1]), power(talk["tokens"][0])
         found.append((f"fetch p95 in {tokens[0]} tokens, times that in {tokens[1]}", ratio, 1.5, ratio <= 1.5))
     return found
+
+
+def called(kind: str, figures: dict[str, Any]) -> str:
+    return KINDS[kind].format(together=figures.get("together", 1))
 
 
 def bars_table(result: dict[str, Any]) -> str:
@@ -93,7 +97,7 @@ def ingest_table(ingest: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind, each in ingest["kinds"].items():
-        what = f"{KINDS[kind]} ({each['chars_each']:.0f} characters, {each['chunks_each']:.1f} chunks each)"
+        what = f"{called(kind, each)} ({each['chars_each']:.0f} characters, {each['chunks_each']:.1f} chunks each)"
         for name, rounds in each["systems"].items():
             calls = f"{median(rounds, 'texts_a_call'):.1f}" if "texts_a_call" in rounds[0] else ""
             cpu = ", ".join(

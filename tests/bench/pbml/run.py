@@ -64,8 +64,9 @@ def fits(url: str, text: str) -> bool:
         return len(json.loads(answer.read())["tokens"]) <= 500
 
 
-def kinds(url: str, short: int, pages: int) -> dict[str, list[corpus.Text]]:
-    """Texts to ingest: paragraphs as a person's memories have them, and pages of a few chunks."""
+def kinds(url: str, options: argparse.Namespace) -> dict[str, ingest.Kind]:
+    """What is ingested: paragraphs as a person's memories have them, one and many a request, and pages of a few
+    chunks."""
     found = list(corpus.texts())[::-1]  # from the end: not those that the sizes are made of
 
     def pages_of() -> Iterator[corpus.Text]:
@@ -74,20 +75,23 @@ def kinds(url: str, short: int, pages: int) -> dict[str, list[corpus.Text]]:
             if 4 <= len(chunks) <= 24 and all(fits(url, chunk.embedded) for chunk in chunks):
                 yield text
 
+    short, imported, pages = options.short, options.imported, options.pages
+    paragraphs = corpus.take(corpus.paragraphs(found), short + imported, "paragraphs") if short + imported else []
     wanted = {
-        "short": corpus.take(corpus.paragraphs(found), short, "paragraphs") if short else [],
-        "page": corpus.take(pages_of(), pages, "pages of 4 to 24 chunks") if pages else [],
+        "short": (paragraphs[:short], 1),
+        "import": (paragraphs[short:], options.together),
+        "page": (corpus.take(pages_of(), pages, "pages of 4 to 24 chunks") if pages else [], 1),
     }
-    return {kind: texts for kind, texts in wanted.items() if texts}
+    return {kind: (texts, together) for kind, (texts, together) in wanted.items() if texts}
 
 
 async def waits_for_quorum(stack: Stack, session: aiohttp.ClientSession) -> bool:
     """Whether a write is not acknowledged while no standby takes WAL, and is as soon as one does."""
     client = Pbml(session, f"http://127.0.0.1:{stack.environment['PBML_PORT']}", key_of("bench"))
-    if not await client.ingest({"id": "quorum/before", "text": "with standbys"}):
+    if not await client.ingest([{"id": "quorum/before", "text": "with standbys"}]):
         raise SystemExit(f"a first document was not acknowledged on the quorum: {client.wrong}")
     with stack.postgres.receivers_stopped():
-        waiting = asyncio.create_task(client.ingest({"id": "quorum/without", "text": "without standbys"}))
+        waiting = asyncio.create_task(client.ingest([{"id": "quorum/without", "text": "without standbys"}]))
         done, _ = await asyncio.wait([waiting], timeout=1.5)
     return not done and await waiting
 
@@ -106,7 +110,7 @@ async def clients(stack: Stack) -> Any:
 
 
 async def ingest_part(
-    stack: Stack, services: Sequence[Running], texts: dict[str, list[corpus.Text]], options: argparse.Namespace
+    stack: Stack, services: Sequence[Running], texts: dict[str, ingest.Kind], options: argparse.Namespace
 ) -> dict[str, Any]:
     async with clients(stack) as (session, bare):
         waits = await waits_for_quorum(stack, session)
@@ -255,7 +259,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             "mem0": ingest.peer_version(),
         }
         if "ingest" in options.only:
-            texts = kinds(stack.engine.url, options.short, options.pages)
+            texts = kinds(stack.engine.url, options)
             if options.engine == "real":
                 found["ingest"] = ingested(stack, texts, options)
             with pretended() as nothing:
@@ -266,7 +270,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"seconds": time.monotonic() - began}
 
 
-def ingested(stack: Stack, texts: dict[str, list[corpus.Text]], options: argparse.Namespace) -> dict[str, Any]:
+def ingested(stack: Stack, texts: dict[str, ingest.Kind], options: argparse.Namespace) -> dict[str, Any]:
     """Ingest by all systems with the stack's engine; nothing of it is left."""
     with stack.api() as api, stack.worker() as worker:
         found = asyncio.run(ingest_part(stack, [api, worker], texts, options))

@@ -221,7 +221,10 @@ def as_owner(host: Host) -> list[str]:
     By number, not by name: pg_ctlcluster takes any process whose command line has the word for the server, where its
     process id is the one that a power cut left in postmaster.pid, and refuses to start it.
     """
-    passwd = Path(f"/proc/{host.require_init()}/root/etc/passwd").read_text()
+    try:
+        passwd = Path(f"/proc/{host.require_init()}/root/etc/passwd").read_text()
+    except OSError as error:
+        raise LabError(f"{host.name} has stopped meanwhile: {error}") from error
     fields = next((line.split(":") for line in passwd.splitlines() if line.startswith("postgres:")), None)
     if fields is None:
         raise LabError(f"{host.name} has no user postgres", "deploy it first")

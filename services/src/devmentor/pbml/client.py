@@ -174,6 +174,12 @@ class Client:
         body = {"id": document_id, "text": text, "title": title, "metadata": dict(metadata or {})}
         return await self._write("POST", "/v1/documents", body, idempotency_key)
 
+    async def ingest_many(self, documents: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None) -> str:
+        """Accept the next versions of up to 100 documents, each with `id` and `text` and perhaps `title` and
+        `metadata`: all or none. The watermark of all."""
+        body = {"documents": [dict(document) for document in documents]}
+        return await self._write("POST", "/v1/documents:batch", body, idempotency_key)
+
     async def add_turn(
         self, conversation_id: str, role: str, content: str, *, idempotency_key: str | None = None
     ) -> str:

@@ -130,7 +130,7 @@ async def retry(settings: Settings, tenant: str | None, document_id: str | None)
         async def one(c: Connection, tenant: str, name: str) -> bool:
             revived = await versions.revive(c, tenant, name)
             if revived is not None:
-                await jobs.defer(queue, c, tenant, Accepted(name, *revived))
+                await jobs.defer(queue, c, tenant, [Accepted(name, *revived)])
             return revived is not None
 
         if document_id is not None and tenant is not None:

@@ -166,17 +166,22 @@ def create(connector: Any) -> Any:
     return procrastinate.App(connector=connector)
 
 
-async def defer(app: Any, connection: Connection, tenant: str, accepted: Accepted) -> None:
-    """Queue the pipeline's run for an accepted version, in the caller's transaction.
+async def defer(app: Any, connection: Connection, tenant: str, accepted: Sequence[Accepted]) -> None:
+    """Queue the pipeline's runs for accepted versions, in the caller's transaction and their order.
 
-    The lock keeps the jobs of one document in their order and one at a time. Raises what PostgreSQL said: procrastinate
-    hides it in an error of its own, which nobody around a transaction knows to be a server that went away.
+    A job's lock keeps those of one document in their order and one at a time. Raises what PostgreSQL said:
+    procrastinate hides it in an error of its own, which nobody around a transaction knows to be a server that went
+    away.
     """
-    deferrer = app.configure_task(
-        TASK, queue=QUEUE, lock=f"{tenant}\n{accepted.document_id}", connection=connection, allow_unknown=True
-    )
+    new = app.configure_task(TASK, queue=QUEUE, allow_unknown=True).make_new_job
+    queued = [
+        new(tenant=tenant, document_id=each.document_id, version=each.version).evolve(
+            lock=f"{tenant}\n{each.document_id}"
+        )
+        for each in accepted
+    ]
     try:
-        await deferrer.defer_async(tenant=tenant, document_id=accepted.document_id, version=accepted.version)
+        await app.job_manager.batch_defer_jobs_async(queued, connection=connection)
     except ConnectorException as error:
         if isinstance(error.__cause__, psycopg.Error):
             raise error.__cause__ from error

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from devmentor.common import names
 
+MAX_TOGETHER = 100
+"""Documents of one request."""
+
 
 def storable(text: str) -> str:
     """What UTF-8 and PostgreSQL can hold."""
@@ -49,6 +52,19 @@ class DocumentRequest(_Request):
     metadata: dict[Annotated[Text, StringConstraints(min_length=1, max_length=128)], Scalar] = Field(
         default_factory=dict, max_length=64
     )
+
+
+def _distinct(documents: list[DocumentRequest]) -> list[DocumentRequest]:
+    names = [document.id for document in documents]
+    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise ValueError(f"document {twice} is in it twice: which version would be the newer one?")
+    return documents
+
+
+class DocumentsRequest(_Request):
+    """POST /v1/documents:batch"""
+
+    documents: Annotated[list[DocumentRequest], Field(min_length=1, max_length=MAX_TOGETHER), AfterValidator(_distinct)]
 
 
 class TurnRequest(_Request):

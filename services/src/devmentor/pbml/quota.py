@@ -1,5 +1,7 @@
 """Whether a tenant may store more. Asked in the transaction that accepts, before anything is written."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge
 
 from devmentor.common.errors import ApiError, unavailable
@@ -26,12 +28,12 @@ class QuotaCheck:
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
 
-    async def document(self, c: Connection, tenant: str, document_id: str, size: int) -> None:
-        """ApiError 403 where a document's next version, of `size` bytes, would pass a limit."""
+    async def documents(self, c: Connection, tenant: str, sizes: Mapping[str, int]) -> None:
+        """ApiError 403 where the next versions of documents, id -> bytes, would together pass a limit."""
         limits = tenant_limits.limits(tenant_limits.of(self._quotas, tenant))
         if limits:
-            before = await usage.stored_bytes(c, tenant, document_id)
-            more = Usage(size - (before or 0), int(before is None), 0)
+            before = await usage.stored_bytes(c, tenant, list(sizes))
+            more = Usage(sum(sizes.values()) - sum(before.values()), len(sizes) - len(before), 0)
             _check(tenant, limits, await usage.read(c, tenant), more)
 
     async def turn(self, c: Connection, tenant: str, size: int) -> None:

@@ -39,7 +39,7 @@ async def api(tmp_path, ledger, monkeypatch):
     ledger.queued = []
 
     async def defer(_app, _connection, tenant, accepted) -> None:
-        ledger.queued.append((tenant, accepted.document_id, accepted.version))
+        ledger.queued.extend((tenant, each.document_id, each.version) for each in accepted)
 
     monkeypatch.setattr(jobs, "defer", defer)
     transport = httpx.ASGITransport(application(Settings(tenants_file=tenants)))

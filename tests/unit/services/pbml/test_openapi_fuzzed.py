@@ -21,7 +21,7 @@ def url():
 def test_every_endpoint_answers_as_the_document_says(url):
     done = ask(url, None, 4, 1, PHASES)
     assert done.returncode == 0, done.stdout
-    assert "Tested: 19" in done.stdout, done.stdout
+    assert "Tested: 20" in done.stdout, done.stdout
 
 
 def test_what_the_document_does_not_say_is_found(url, tmp_path):

@@ -68,6 +68,11 @@ async def test_two_writes_have_two_keys(client, replicas):
     assert (keys[2], replicas[0].requests[2][1]) == ("mine", "/v1/documents/a%2Fb")
 
 
+async def test_several_documents_are_one_request(client, replicas):
+    assert await client.ingest_many([{"id": "a", "text": "x"}, {"id": "b", "text": "y"}], idempotency_key="k") == "pg:1"
+    assert replicas[0].requests == [("POST", "/v1/documents:batch", "k")]
+
+
 async def test_what_is_wrong_is_said_at_once(client, replicas):
     replicas[0].answers = [(400, error("invalid_value"))]
     with pytest.raises(Refused) as refused:

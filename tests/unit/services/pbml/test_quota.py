@@ -202,7 +202,7 @@ async def test_a_limit_is_passed_by_no_more_than_is_under_way_at_once(c, conninf
     check = quota.QuotaCheck(Settings(tenants_file=None, quotas={"t": {"documents": 3}}).quotas)
 
     async def write(connection, name: str) -> None:
-        await check.document(connection, "t", name, 1)
+        await check.documents(connection, "t", {name: 1})
         await accept_document(connection, "t", name, None, {}, "x")
 
     await write(c, "a")

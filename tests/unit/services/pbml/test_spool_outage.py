@@ -217,9 +217,16 @@ async def test_a_write_does_not_overtake_what_waits_and_a_deletion_says_so(postg
         postgres.stop()
         await document(client, "one")
         await turn(client, "one")
-        for path in ("/v1/documents/d", "/v1/conversations/c"):
-            refused = await client.delete(path)
+        together = {"documents": [{"id": "e", "text": "x"}, {"id": "d", "text": "x"}]}
+        for method, path, body in (
+            ("DELETE", "/v1/documents/d", None),
+            ("DELETE", "/v1/conversations/c", None),
+            ("POST", "/v1/documents:batch", together),
+        ):
+            refused = await client.request(method, path, json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "spool_pending")
+        alone = await client.post("/v1/documents:batch", json={"documents": together["documents"][:1]})
+        assert (alone.status_code, alone.json()["error"]["code"]) == (503, "database_unavailable")
         postgres.start()
         answers = [await document(client, f"then {n}") for n in range(200)]
         assert {a.status_code for a in answers} == {202}

@@ -33,6 +33,20 @@ class AcceptedDocument(Acknowledged):
     version: Annotated[int | None, Field(description="null where it is spooled: PostgreSQL gives it at the replay")]
 
 
+class GivenVersion(_Answer):
+    """A document of a batch."""
+
+    document_id: str
+    version: int
+    watermark: Watermark
+
+
+class AcceptedDocuments(Acknowledged):
+    """The versions that were given, in the order of the request. `watermark` stands for all of them."""
+
+    documents: list[GivenVersion]
+
+
 class DeletedConversation(_Answer):
     """Out of every answer from now on."""
 

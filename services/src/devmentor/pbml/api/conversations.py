@@ -7,7 +7,7 @@ from devmentor.common.errors import ApiError
 from devmentor.pbml.api import answers
 from devmentor.pbml.api.openapi import Endpoint
 from devmentor.pbml.api.requests import bounded, conversation_name, mapped, parse, parse_query, place, times
-from devmentor.pbml.api.service import Service
+from devmentor.pbml.api.service import Service, turn_answer
 from devmentor.pbml.db import Connection
 from devmentor.pbml.models import ConversationsQuery, TurnRequest, TurnsQuery, cursor_of, watermark
 from devmentor.pbml.spool.entry import Entry, turn_name
@@ -73,9 +73,9 @@ class Conversations:
 
         name = turn_name(body.conversation_id)
 
-        async def accept(c: Connection) -> Accepted:
+        async def accept(c: Connection) -> list[Accepted]:
             await self._service.quota.turn(c, tenant, size)
-            return await acceptance.accept_turn(c, tenant, body.conversation_id, name, body.role, body.content)
+            return [await acceptance.accept_turn(c, tenant, body.conversation_id, name, body.role, body.content)]
 
         draft = Entry(
             self._service.settings.replica,
@@ -86,7 +86,9 @@ class Conversations:
             conversation_id=body.conversation_id,
             role=body.role,
         )
-        return await self._service.accept(request, tenant, "turn", body.model_dump(), size, accept, draft)
+        return await self._service.accept(
+            request, tenant, "turn", body.model_dump(), size, accept, draft, answer=turn_answer
+        )
 
     async def list_conversations(self, request: Request) -> JSONResponse:
         """A page of conversations that have turns."""

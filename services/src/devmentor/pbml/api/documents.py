@@ -1,5 +1,8 @@
 """/v1/documents: accept, list, say how far, try again, forget."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -7,12 +10,12 @@ from devmentor.common.errors import ApiError
 from devmentor.pbml.api import answers
 from devmentor.pbml.api.openapi import Endpoint
 from devmentor.pbml.api.requests import bounded, document_name, mapped, no_document, parse, parse_query, place, times
-from devmentor.pbml.api.service import Service
+from devmentor.pbml.api.service import Service, document_answer
 from devmentor.pbml.db import Connection
-from devmentor.pbml.models import DocumentRequest, DocumentsQuery, cursor_of, watermark
+from devmentor.pbml.models import DocumentRequest, DocumentsQuery, DocumentsRequest, cursor_of, watermark
 from devmentor.pbml.spool.entry import Entry, lane_of
 from devmentor.pbml.store import acceptance, ledger, listing, versions
-from devmentor.pbml.store.acceptance import Accepted
+from devmentor.pbml.store.acceptance import Accepted, NewDocument
 
 
 class Documents:
@@ -33,6 +36,17 @@ class Documents:
                 202,
                 answers.AcceptedDocument,
                 body=DocumentRequest,
+                errors=(403,),
+                idempotent=True,
+            ),
+            Endpoint(
+                "POST",
+                "/v1/documents:batch",
+                self.post_documents,
+                "Accept the next versions of several documents: all, or none",
+                202,
+                answers.AcceptedDocuments,
+                body=DocumentsRequest,
                 errors=(403,),
                 idempotent=True,
             ),
@@ -74,9 +88,9 @@ class Documents:
         body = await parse(request, DocumentRequest)
         size = bounded("document", body.text, self._service.settings.max_document_bytes, "text")
 
-        async def accept(c: Connection) -> Accepted:
-            await self._service.quota.document(c, tenant, body.id, size)
-            return await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)
+        async def accept(c: Connection) -> list[Accepted]:
+            await self._service.quota.documents(c, tenant, {body.id: size})
+            return [await acceptance.accept_document(c, tenant, body.id, body.title, body.metadata, body.text)]
 
         draft = Entry(
             self._service.settings.replica,
@@ -89,6 +103,37 @@ class Documents:
         )
         return await self._service.accept(request, tenant, "document", body.model_dump(), size, accept, draft)
 
+    async def post_documents(self, request: Request) -> JSONResponse:
+        """202: the documents' next versions and their jobs are on the quorum, in one commit.
+
+        They are not spooled while PostgreSQL is away: 503, and a client that has many sends them again later.
+        """
+        tenant = self._service.keys.authenticate(request).name
+        body = await parse(request, DocumentsRequest)
+        limit = self._service.settings.max_document_bytes
+        sizes = {
+            each.id: bounded("document", each.text, limit, f"documents.{number}.text")
+            for number, each in enumerate(body.documents)
+        }
+        if self._service.spool is not None:
+            for name in sizes:
+                self._service.spool.refuse_to_overtake(lane_of(tenant, name))
+        new = [NewDocument(each.id, each.title, each.metadata, each.text) for each in body.documents]
+
+        async def accept(c: Connection) -> list[Accepted]:
+            await self._service.quota.documents(c, tenant, sizes)
+            return await acceptance.accept_documents(c, tenant, new)
+
+        def answer(accepted: Sequence[Accepted]) -> dict[str, Any]:
+            given = {each.document_id: document_answer([each]) for each in accepted}
+            return {
+                "watermark": watermark(max(each.seq for each in accepted)),
+                "documents": [given[name] for name in sizes],
+            }
+
+        total = sum(sizes.values())
+        return await self._service.accept(request, tenant, "document", body.model_dump(), total, accept, answer=answer)
+
     async def delete_document(self, request: Request) -> JSONResponse:
         """202: gone for readers from now on; the job removes what is left of it."""
         tenant = self._service.keys.authenticate(request).name
@@ -96,11 +141,11 @@ class Documents:
         if self._service.spool is not None:
             self._service.spool.refuse_to_overtake(lane_of(tenant, document_id))
 
-        async def accept(c: Connection) -> Accepted:
+        async def accept(c: Connection) -> list[Accepted]:
             accepted = await acceptance.accept_deletion(c, tenant, document_id)
             if accepted is None:
                 raise no_document()
-            return accepted
+            return [accepted]
 
         return await self._service.accept(request, tenant, "deletion", {"id": document_id}, 0, accept)
 
@@ -132,13 +177,13 @@ class Documents:
         tenant = self._service.keys.authenticate(request).name
         document_id = document_name(request)
 
-        async def accept(c: Connection) -> Accepted:
+        async def accept(c: Connection) -> list[Accepted]:
             revived = await versions.revive(c, tenant, document_id)
             if revived is None:
                 status = await ledger.document_status(c, tenant, document_id)
                 if status is None:
                     raise no_document()
                 raise ApiError(409, "not_failed", f"the newest version is {status['status']}, not failed")
-            return Accepted(document_id, *revived)
+            return [Accepted(document_id, *revived)]
 
         return await self._service.accept(request, tenant, "retry", {"id": document_id}, 0, accept)

@@ -1,7 +1,7 @@
 """What the endpoints share: clients, keys, and the one way in which anything is accepted."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -34,7 +34,19 @@ ACCEPTED = Counter("pbml_accepted", "Acknowledged items", ["kind", "durability"]
 ACCEPTED_BYTES = Counter("pbml_accepted_bytes", "Acknowledged text", ["kind"])
 REPLAYED = Counter("pbml_replayed", "Requests answered again by their Idempotency-Key")
 
-Accept = Callable[[Connection], Awaitable[Accepted]]
+Accept = Callable[[Connection], Awaitable[list[Accepted]]]
+
+
+def document_answer(accepted: Sequence[Accepted]) -> dict[str, Any]:
+    """What a client is told of one document's version."""
+    [one] = accepted
+    return {"document_id": one.document_id, "version": one.version, "watermark": watermark(one.seq)}
+
+
+def turn_answer(accepted: Sequence[Accepted]) -> dict[str, Any]:
+    """The same for a turn, whose name is nobody's business."""
+    [one] = accepted
+    return {"watermark": watermark(one.seq)}
 
 
 class Service:
@@ -83,8 +95,9 @@ class Service:
         size: int,
         accept: Accept,
         draft: Entry | None = None,
+        answer: Callable[[Sequence[Accepted]], dict[str, Any]] = document_answer,
     ) -> JSONResponse:
-        """One transaction: idempotency key, version with its text, job, response.
+        """One transaction: idempotency key, versions with their texts, jobs, response.
 
         Where there is a spool, a write with a `draft` goes there if PostgreSQL can not take it.
         """
@@ -96,24 +109,23 @@ class Service:
         digest = idempotency.request_bytes(f"{request.method} {kind}", body) if key or draft else b""
         if draft is not None:
             draft = replace(draft, key=key, request_sha256=hashlib.sha256(digest).hexdigest())
-        replayed = False
+        replayed, items = False, 1
 
         async def work(c: Connection) -> dict[str, Any]:
-            nonlocal replayed
+            nonlocal replayed, items
             if key is not None:
                 before = await idempotency.claim_key(c, tenant, key, digest)
                 replayed = before is not None
                 if before is not None:
                     return before
             accepted = await accept(c)
+            items = len(accepted)
             await jobs.defer(self.queue, c, tenant, accepted)
-            response: dict[str, Any] = {"watermark": watermark(accepted.seq)}
-            if kind != "turn":
-                response |= {"document_id": accepted.document_id, "version": accepted.version}
+            response = answer(accepted)
             if key is not None:
                 await idempotency.answer_key(c, tenant, key, response)
             if draft is not None:
-                await spooled.record(c, tenant, draft.entry_id, accepted.seq)
+                await spooled.record(c, tenant, draft.entry_id, accepted[0].seq)
             return response
 
         try:
@@ -130,7 +142,7 @@ class Service:
         if replayed:
             REPLAYED.inc()
         else:
-            ACCEPTED.labels(kind, durability).inc()
+            ACCEPTED.labels(kind, durability).inc(items)
             ACCEPTED_BYTES.labels(kind).inc(size)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
         return JSONResponse({**response, "durability": durability}, status_code=202, headers=headers)

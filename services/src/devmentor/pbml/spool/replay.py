@@ -123,7 +123,7 @@ async def replay(c: Connection, queue: Any, entry: Entry) -> str:
             return "duplicate"
     accepted, in_force = await _accept(c, entry)
     if in_force:
-        await jobs.defer(queue, c, entry.tenant, accepted)
+        await jobs.defer(queue, c, entry.tenant, [accepted])
     await spooled.settle(c, entry.entry_id, accepted.seq)
     if key is not None:
         await idempotency.answer_key(c, entry.tenant, key, entry.response())

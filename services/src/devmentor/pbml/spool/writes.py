@@ -112,11 +112,11 @@ class SpooledWrites:
         return Spooled(kept.response(), before is not None)
 
     def refuse_to_overtake(self, lane: Lane) -> None:
-        """ApiError 503 where a deletion would come before what it is to delete: it is not spooled itself."""
+        """ApiError 503 where what is not spooled itself, as a deletion, would come before what it is to follow."""
         if self.spool.holds(lane):
             raise unavailable(
                 "spool_pending",
-                "writes of it wait in this replica's spool for the store; nothing was deleted, send it again",
+                "writes of it wait in this replica's spool for the store; nothing was done, send it again",
             )
 
     async def wait_for(self, mark: str) -> None:

@@ -1,5 +1,6 @@
 """What is acknowledged: documents, turns and deletions become versions of the ledger."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,16 @@ class Accepted:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """What a client gives for a document's next version."""
+
+    document_id: str
+    title: str | None
+    metadata: dict[str, Any]
+    text: str
+
+
 async def accept_document(
     c: Connection, tenant: str, document_id: str, title: str | None, metadata: dict[str, Any], text: str
 ) -> Accepted:
@@ -30,6 +41,33 @@ async def accept_document(
         (tenant, document_id, tenant, document_id, title, Jsonb(metadata), text, text),
     )
     return _accepted(document_id, await cursor.fetchone())
+
+
+async def accept_documents(c: Connection, tenant: str, documents: Sequence[NewDocument]) -> list[Accepted]:
+    """The next versions of documents that are all different, in the order of their ids.
+
+    In that order their rows are locked, too: two such transactions do not wait for each other. For one document the
+    statement above costs two thirds of this one.
+    """
+    cursor = await c.execute(
+        "WITH given AS (SELECT * FROM unnest(%(ids)s::text[], %(titles)s::text[], %(metadata)s::jsonb[],"
+        " %(texts)b::text[]) AS g (document_id, title, metadata, content)),"
+        " d AS (INSERT INTO documents (tenant, document_id, latest_version)"
+        " SELECT %(tenant)s, document_id, 1 FROM given ORDER BY document_id"
+        " ON CONFLICT (tenant, document_id) DO UPDATE SET latest_version = documents.latest_version + 1"
+        " RETURNING document_id, latest_version)"
+        " INSERT INTO versions (tenant, document_id, version, kind, title, metadata, content, content_bytes)"
+        " SELECT %(tenant)s, document_id, latest_version, 'document', title, metadata, content, octet_length(content)"
+        " FROM d JOIN given USING (document_id) ORDER BY document_id RETURNING document_id, version, seq",
+        {
+            "tenant": tenant,
+            "ids": [document.document_id for document in documents],
+            "titles": [document.title for document in documents],
+            "metadata": [Jsonb(document.metadata) for document in documents],
+            "texts": [document.text for document in documents],
+        },
+    )
+    return [Accepted(**row) for row in await cursor.fetchall()]
 
 
 async def accept_turn(

@@ -1,5 +1,6 @@
 """What tenants store: newest versions that were not deleted. A trigger counts, in the transaction that accepts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devmentor.pbml.db import Connection
@@ -32,13 +33,12 @@ async def read_all(c: Connection) -> dict[str, Usage]:
     return {row.pop("tenant"): Usage(**row) for row in await cursor.fetchall()}
 
 
-async def stored_bytes(c: Connection, tenant: str, document_id: str) -> int | None:
-    """What a document's newest version counts; None where there is no such document or it was deleted."""
+async def stored_bytes(c: Connection, tenant: str, document_ids: Sequence[str]) -> dict[str, int]:
+    """What the newest version of each document counts; those that do not exist or were deleted are not in it."""
     cursor = await c.execute(
-        "SELECT v.content_bytes FROM documents d JOIN versions v ON v.tenant = d.tenant"
+        "SELECT d.document_id, v.content_bytes FROM documents d JOIN versions v ON v.tenant = d.tenant"
         " AND v.document_id = d.document_id AND v.version = d.latest_version"
-        " WHERE d.tenant = %s AND d.document_id = %s AND d.deleted_version < d.latest_version",
-        (tenant, document_id),
+        " WHERE d.tenant = %s AND d.document_id = ANY(%s) AND d.deleted_version < d.latest_version",
+        (tenant, list(document_ids)),
     )
-    row = await cursor.fetchone()
-    return int(row["content_bytes"]) if row is not None else None
+    return {row["document_id"]: row["content_bytes"] for row in await cursor.fetchall()}
