@@ -152,6 +152,8 @@ def test_the_administrators_key_passes(host):
         ("/v1/models", "qwen"),
         ("/v1/documents", "pbml"),
         ("/v1/documents/a-b", "pbml"),
+        ("/v1/documents:batch", "pbml"),
+        ("/v1/documents%3Abatch", "pbml"),
         ("/v1/turns", "pbml"),
         ("/v1/context", "pbml"),
         ("/v1/conversations/c/turns", "pbml"),

@@ -149,9 +149,12 @@ class Floor:
         async def write() -> None:
             for documents in todo:
                 start = time.perf_counter()
-                rows = [each.id for each in documents], [each.body for each in documents]
                 async with self._pool.connection() as c:
-                    await c.execute("INSERT INTO floor SELECT * FROM unnest(%s::text[], %s::text[])", rows)
+                    if len(documents) == 1:
+                        await c.execute("INSERT INTO floor VALUES (%s, %s)", (documents[0].id, documents[0].body))
+                    else:
+                        rows = [each.id for each in documents], [each.body for each in documents]
+                        await c.execute("INSERT INTO floor SELECT * FROM unnest(%s::text[], %s::text[])", rows)
                 acknowledged.append(time.perf_counter() - start)
                 for document in documents:
                     for chunk in cut(document, CHUNK_CHARS)[0]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from devmentor.pbml.models import MAX_TOGETHER
 from tests.bench.pbml.stack import MODEL
 
 PARTS = ("ingest", "fetch", "conversation")
@@ -30,7 +31,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fetch-rounds", type=int, default=4)
     parser.add_argument("--recall-queries", type=int, default=200)
     parser.add_argument("--short", type=int, default=1800, help="paragraphs to ingest, all systems and rounds together")
-    parser.add_argument("--imported", type=int, default=3000, help="paragraphs to ingest many a request, likewise")
+    parser.add_argument("--imported", type=int, default=4800, help="paragraphs to ingest many a request, likewise")
     parser.add_argument("--together", type=int, default=25, help="of those in one request")
     parser.add_argument("--pages", type=int, default=90, help="pages to ingest, likewise")
     parser.add_argument("--concurrency", type=int, default=16, help="clients that ingest at once")
@@ -56,6 +57,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(names)}")
     if options.sizes != sorted(set(options.sizes)):
         parser.error("--sizes: ascending, each once")
+    if not 1 <= options.together <= MAX_TOGETHER:
+        parser.error(f"--together: 1 to {MAX_TOGETHER}")
     if not options.model.exists():
         parser.error(f"{options.model} is not there: run make models, or name it with --model")
     if options.engine == "pretended":

@@ -175,8 +175,8 @@ class Client:
         return await self._write("POST", "/v1/documents", body, idempotency_key)
 
     async def ingest_many(self, documents: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None) -> str:
-        """Accept the next versions of up to 100 documents, each with `id` and `text` and perhaps `title` and
-        `metadata`: all or none. The watermark of all."""
+        """Accept the next versions of up to 100 documents (and 16 MiB), each with `id` and `text` and perhaps `title`
+        and `metadata`: all or none. The watermark of all."""
         body = {"documents": [dict(document) for document in documents]}
         return await self._write("POST", "/v1/documents:batch", body, idempotency_key)
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 QUEUE = "pbml"
 TASK = "pbml.process"
+IMPORT_PRIORITY = -1
 
 DEPENDENCY_AWAY = (DatabaseUnavailable, OutcomeUnknown, EmbedderUnavailable, IndexUnavailable)
 """Not the document's fault: tried again for as long as it takes."""
@@ -169,11 +170,14 @@ def create(connector: Any) -> Any:
 async def defer(app: Any, connection: Connection, tenant: str, accepted: Sequence[Accepted]) -> None:
     """Queue the pipeline's runs for accepted versions, in the caller's transaction and their order.
 
-    A job's lock keeps those of one document in their order and one at a time. Raises what PostgreSQL said:
+    Several at once are an import: what comes one by one goes before them. A job's lock keeps those of one document one
+    at a time and, where they have one priority, in their order; a version whose turn comes after a newer one's is
+    retired (`Pipeline`). Raises what PostgreSQL said:
     procrastinate hides it in an error of its own, which nobody around a transaction knows to be a server that went
     away.
     """
-    new = app.configure_task(TASK, queue=QUEUE, allow_unknown=True).make_new_job
+    priority = IMPORT_PRIORITY if len(accepted) > 1 else 0
+    new = app.configure_task(TASK, queue=QUEUE, priority=priority, allow_unknown=True).make_new_job
     queued = [
         new(tenant=tenant, document_id=each.document_id, version=each.version).evolve(
             lock=f"{tenant}\n{each.document_id}"

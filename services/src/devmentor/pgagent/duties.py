@@ -5,14 +5,16 @@ import contextlib
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from devmentor.common import tasks
+from devmentor.pgagent.elections import promised_for, under_way
 from devmentor.pgagent.follow import LeaderView
 from devmentor.pgagent.postgres import LocalError
 from devmentor.pgagent.probe import Probe
 from devmentor.pgagent.sql import Silent, fresh_rows
-from devmentor_ha.rules import NOBODY, Need, Rule, final_need
+from devmentor.pgagent.starting import Starter
+from devmentor_ha.rules import Rule, final_need
 from devmentor_ha.textfiles import slot_name
 
 if TYPE_CHECKING:
@@ -21,13 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STAGGER_S = 0.4
-START_EVERY_S = 2.0
-START_LIMIT_S = 30.0
-UNDECIDED_S = 8.0
 RECENT_S = 3.0
 STUCK_S = 60.0
 ASK_AGAIN_S = 5.0
-COMMIT_PATIENCE_S = 15.0
 
 
 class Duties:
@@ -37,8 +35,7 @@ class Duties:
         self._agent = agent
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: Probe | None = None
-        self._tried_start_at = 0.0
-        self._undecided_since = 0.0
+        self.starter = Starter(agent, self._rejoin)
         self._quorum_since = 0.0
         self._stuck_since = 0.0
         self._asked_again_at = 0.0
@@ -152,7 +149,7 @@ class Duties:
         nodes = agent.settings.nodes
         rank = sorted(suspecting, key=lambda name: (-nodes[name].priority, name)).index(agent.settings.node)
         others = [status for status in statuses.values() if status["promise"]["epoch"] > rule.epoch]
-        if any(_promised_for(status) < RECENT_S for status in others) or _under_way(statuses, rule):
+        if any(promised_for(status) < RECENT_S for status in others) or under_way(statuses, rule):
             return  # somebody is at it
         if now - self._quorum_since < rank * STAGGER_S:
             return
@@ -174,13 +171,13 @@ class Duties:
         if agent.busy or agent.lock.locked():
             return
         if agent.server != "stopped":
-            self._undecided_since = 0.0
+            self.starter.decided()
         if agent.running and agent.in_recovery is False:
             await self._lead()
         elif agent.running:
             await self._follow()
         elif agent.server == "stopped" and agent.postgres.process() is None:
-            await self._bring_back()
+            await self.starter.bring_back()
         elif agent.postgres.is_standby_data:
             self._reconnect()
 
@@ -214,8 +211,8 @@ class Duties:
             if status["promise"]["epoch"] > newest.epoch  # of any node: one that left the rule could not come back
         ]
         if above:
-            waited = min(map(_promised_for, above))
-            busy = agent.controller.busy or _under_way(agent.statuses(), newest)
+            waited = min(map(promised_for, above))
+            busy = agent.controller.busy or under_way(agent.statuses(), newest)
             if waited > agent.settings.reaffirm_after_s and not busy:
                 outcome = await agent.controller.failover("fenced, and nobody leads", reaffirm=True)
                 if outcome.result == "refused":
@@ -313,83 +310,6 @@ class Duties:
             log.warning("connects a server that lets nobody in", extra={"leader": rule.leader, "epoch": rule.epoch})
             agent.follower.reconnect(leader)
 
-    async def _bring_back(self) -> None:
-        agent = self._agent
-        rule = agent.state.committed
-        agent.leading.stop()
-        if time.monotonic() - self._tried_start_at < START_EVERY_S:
-            return
-        self._tried_start_at = time.monotonic()
-        if rule is not None and rule.leader != agent.settings.node:
-            why = await agent.follower.unfit(agent.leader_view(rule))
-            if why and agent.state.promise.epoch <= rule.epoch:
-                self._rejoin(rule, why)
-                return
-            if why and not self._was_promoted():
-                return
-        elif rule is not None and self._awaits_another(rule):
-            return
-        elif rule is not None and not agent.postgres.is_standby_data and self._undecided(rule):
-            # Started so that it acknowledges nothing; then it can be reaffirmed, or learns that it was superseded.
-            agent.postgres.edit_auto_conf({"synchronous_standby_names": Need(1, frozenset({NOBODY})).setting})
-            log.warning("starts fenced: others promised a higher epoch, and nobody leads")
-        if agent.postgres.has_data:
-            await self._start()
-
-    def _awaits_another(self, rule: Rule) -> bool:
-        """Whether the one that it was demoted for may still come to lead: started now, it would have to be rewound.
-
-        No longer than its reaffirmation would have to wait, or a candidate commits. A leader that was not demoted is
-        the guard's, which refuses it meanwhile.
-        """
-        agent = self._agent
-        if not self._acknowledges_nothing():
-            return False
-        demoted_at = agent.demoted_at
-        just_demoted = demoted_at is not None and time.monotonic() - demoted_at < agent.settings.reaffirm_after_s
-        return just_demoted or _under_way(agent.statuses(), rule)
-
-    def _was_promoted(self) -> bool:
-        """Whether it stopped between its promotion and the commit: the next election needs what it has."""
-        agent = self._agent
-        promoted = not agent.state.remaking and agent.postgres.has_data and not agent.postgres.is_standby_data
-        return promoted and self._acknowledges_nothing()
-
-    def _acknowledges_nothing(self) -> bool:
-        """As its settings are, once it is started."""
-        return NOBODY in self._agent.postgres.auto_conf().get("synchronous_standby_names", "")
-
-    async def _start(self) -> None:
-        """A start that hangs is ended: systemd itself waits for its limit of minutes, and takes no other start."""
-        agent, postgres = self._agent, self._agent.postgres
-        async with agent.lock:
-            if agent.busy:
-                return
-            agent.busy = "start"
-            try:
-                unit = await postgres.unit()
-                if postgres.process() is not None:
-                    return  # meanwhile
-                if unit.starts and unit.age_s > START_LIMIT_S:
-                    log.error("ends a start that hangs", extra={"unit": agent.settings.pg_unit, "age_s": unit.age_s})
-                    await postgres.cancel_start()
-                await postgres.start()
-            finally:
-                agent.busy = ""
-
-    def _undecided(self, rule: Rule) -> bool:
-        """Whether this node led, a quorum of its followers answers, one promised more, and still nobody leads."""
-        statuses = self._agent.statuses()
-        members = [statuses[name] for name in rule.members if name in statuses]
-        undecided = len([s for s in members if s["node"] in rule.followers]) >= rule.r and any(
-            status["promise"]["epoch"] > rule.epoch for status in members
-        )
-        if not undecided:
-            self._undecided_since = 0.0
-        elif not self._undecided_since:
-            self._undecided_since = time.monotonic()
-        return undecided and time.monotonic() - self._undecided_since > UNDECIDED_S
-
     def _rejoin(self, rule: Rule, why: str, method: str = "auto") -> None:
         leader = self._agent.leader_view(rule)
         if leader is None or self._working():
@@ -429,17 +349,3 @@ def booted_at() -> float:
         return Path("/run/systemd/private").stat().st_ctime
     except OSError:
         return 0.0
-
-
-def _promised_for(status: dict[str, Any]) -> float:
-    """Since how many seconds, by that node's own clock: the clocks of two hosts may differ."""
-    return float(status["now"] - status["promise"]["at"])
-
-
-def _under_way(statuses: dict[str, Any], rule: Rule) -> bool:
-    """Whether a candidate above `rule` is alive and about to commit: a further election would only set it back."""
-    return any(
-        (status.get("committing") or {}).get("epoch", 0) > rule.epoch
-        and status["now"] - (status.get("waits_since") or 0) < COMMIT_PATIENCE_S
-        for status in statuses.values()
-    )

@@ -101,6 +101,12 @@ async def test_each_gets_its_next_version_and_a_job(api, rows):
     assert rows("SELECT lock, task_name, queue_name, args FROM procrastinate_jobs WHERE args ->> 'version' <> '1'") == [
         ("t\nb", "pbml.process", "pbml", {"tenant": "t", "document_id": "b", "version": 2})
     ]
+    assert set(rows("SELECT lock || ' ' || (args ->> 'version'), priority FROM procrastinate_jobs")) == {
+        ("t\nb 1", 0),
+        ("t\na 1", -1),
+        ("t\nb 2", -1),
+        ("t\nc 1", -1),
+    }, "what comes one by one goes before an import"
     assert sorted(rows("SELECT lock FROM procrastinate_jobs")) == [("t\na",), ("t\nb",), ("t\nb",), ("t\nc",)]
     assert accepted_documents() - before == 3
 

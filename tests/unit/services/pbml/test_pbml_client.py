@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from devmentor.pbml.client import Client, Refused, Unavailable
+from devmentor.pbml.models import DocumentsRequest
 
 
 class Replica:
@@ -14,9 +15,11 @@ class Replica:
     def __init__(self) -> None:
         self.answers = [(202, {"watermark": "pg:1", "durability": "quorum"})]
         self.requests: list[tuple[str, str, str | None]] = []
+        self.bodies: list[bytes] = []
 
     async def handle(self, request: web.Request) -> web.Response:
         self.requests.append((request.method, request.path_qs, request.headers.get("Idempotency-Key")))
+        self.bodies.append(await request.read())
         status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return web.json_response(body, status=status)
 
@@ -69,8 +72,11 @@ async def test_two_writes_have_two_keys(client, replicas):
 
 
 async def test_several_documents_are_one_request(client, replicas):
-    assert await client.ingest_many([{"id": "a", "text": "x"}, {"id": "b", "text": "y"}], idempotency_key="k") == "pg:1"
+    documents = [{"id": "a", "text": "ä"}, {"id": "b", "text": "y", "title": "B", "metadata": {"n": 1}}]
+    assert await client.ingest_many(documents, idempotency_key="k") == "pg:1"
     assert replicas[0].requests == [("POST", "/v1/documents:batch", "k")]
+    sent = DocumentsRequest.model_validate_json(replicas[0].bodies[0])
+    assert [each.model_dump(exclude_unset=True) for each in sent.documents] == documents
 
 
 async def test_what_is_wrong_is_said_at_once(client, replicas):

@@ -20,6 +20,7 @@ from devmentor.pbml import api, jobs, schema
 from devmentor.pbml.commands import CommandFailed
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.spool import commands
+from devmentor.pbml.spool.writes import SpooledWrites
 
 KEY = "a key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -212,29 +213,35 @@ async def test_a_newer_version_or_deletion_stays_and_the_spooled_one_is_supersed
     assert [row[1:] for row in versions(database) if row[0] == "replaced"][-1] == (3, "received", "newest")
 
 
-async def test_a_write_does_not_overtake_what_waits_and_a_deletion_says_so(postgres, database, environment):
+async def test_a_write_does_not_overtake_what_waits_and_a_deletion_says_so(
+    postgres, database, environment, monkeypatch
+):
     async with replica(environment) as client:
         postgres.stop()
         await document(client, "one")
         await turn(client, "one")
         together = {"documents": [{"id": "e", "text": "x"}, {"id": "d", "text": "x"}]}
-        for method, path, body in (
-            ("DELETE", "/v1/documents/d", None),
-            ("DELETE", "/v1/conversations/c", None),
-            ("POST", "/v1/documents:batch", together),
+        refused = await client.post("/v1/documents:batch", json=together)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "store_away")
+        assert refused.headers["Retry-After"] == "1"
+        monkeypatch.setattr(SpooledWrites, "refuse_while_away", lambda _: None)  # as once it is back, before the replay
+        for method, path, body, param in (
+            ("DELETE", "/v1/documents/d", None, None),
+            ("DELETE", "/v1/conversations/c", None, None),
+            ("POST", "/v1/documents:batch", together, "documents.1.id"),
         ):
             refused = await client.request(method, path, json=body)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "spool_pending")
-        alone = await client.post("/v1/documents:batch", json={"documents": together["documents"][:1]})
-        assert (alone.status_code, alone.json()["error"]["code"]) == (503, "database_unavailable")
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"], error["param"]) == (429, "spool_pending", param)
+            assert refused.headers["Retry-After"] == "1"
         postgres.start()
         answers = [await document(client, f"then {n}") for n in range(200)]
         assert {a.status_code for a in answers} == {202}
         await eventually(lambda: len(versions(database)) == 202)
-        # The rows are seen before the replica has heard of its commit: until then its answer is the 503 of above.
+        # The rows are seen before the replica has heard of its commit: until then its answer is the 429 of above.
         for _ in range(400):
             deleted = await client.delete("/v1/documents/d")
-            if deleted.status_code != 503:
+            if deleted.status_code != 429:
                 break
             await asyncio.sleep(0.05)
         assert deleted.status_code == 202

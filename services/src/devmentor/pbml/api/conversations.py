@@ -123,7 +123,7 @@ class Conversations:
         tenant = self._service.keys.authenticate(request).name
         conversation = conversation_name(request)
         if self._service.spool is not None:
-            self._service.spool.refuse_to_overtake(("turn", tenant, conversation))
+            self._service.spool.refuse_to_overtake(("turn", tenant, conversation), conversation)
         turns, seq = 0, None
         async with mapped():
             while True:

@@ -106,7 +106,7 @@ class Documents:
     async def post_documents(self, request: Request) -> JSONResponse:
         """202: the documents' next versions and their jobs are on the quorum, in one commit.
 
-        They are not spooled while PostgreSQL is away: 503, and a client that has many sends them again later.
+        They are not spooled while PostgreSQL is away: a client that has many sends them again later.
         """
         tenant = self._service.keys.authenticate(request).name
         body = await parse(request, DocumentsRequest)
@@ -116,8 +116,9 @@ class Documents:
             for number, each in enumerate(body.documents)
         }
         if self._service.spool is not None:
-            for name in sizes:
-                self._service.spool.refuse_to_overtake(lane_of(tenant, name))
+            self._service.spool.refuse_while_away()
+            for number, name in enumerate(sizes):
+                self._service.spool.refuse_to_overtake(lane_of(tenant, name), name, f"documents.{number}.id")
         new = [NewDocument(each.id, each.title, each.metadata, each.text) for each in body.documents]
 
         async def accept(c: Connection) -> list[Accepted]:
@@ -139,7 +140,7 @@ class Documents:
         tenant = self._service.keys.authenticate(request).name
         document_id = document_name(request)
         if self._service.spool is not None:
-            self._service.spool.refuse_to_overtake(lane_of(tenant, document_id))
+            self._service.spool.refuse_to_overtake(lane_of(tenant, document_id), document_id)
 
         async def accept(c: Connection) -> list[Accepted]:
             accepted = await acceptance.accept_deletion(c, tenant, document_id)

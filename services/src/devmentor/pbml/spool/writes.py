@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devmentor.common import tasks
-from devmentor.common.errors import unavailable
+from devmentor.common.errors import ApiError, unavailable
 from devmentor.pbml.db import Committed, Connection, Database, DatabaseUnavailable, OutcomeUnknown
 from devmentor.pbml.models import spooled_id
 from devmentor.pbml.settings import Settings
@@ -111,13 +111,22 @@ class SpooledWrites:
             self.spool.away = True
         return Spooled(kept.response(), before is not None)
 
-    def refuse_to_overtake(self, lane: Lane) -> None:
-        """ApiError 503 where what is not spooled itself, as a deletion, would come before what it is to follow."""
+    def refuse_to_overtake(self, lane: Lane, name: str, param: str | None = None) -> None:
+        """ApiError 429 where what is not spooled itself, as a deletion, would come before what it is to follow.
+
+        Not 503: the gateway counts a 5xx as an error and would eject the replica, whose spool takes other writes.
+        """
         if self.spool.holds(lane):
-            raise unavailable(
+            raise _later(
                 "spool_pending",
-                "writes of it wait in this replica's spool for the store; nothing was done, send it again",
+                f"writes of {name} wait in this replica's spool for the store; nothing was done, send it again",
+                param,
             )
+
+    def refuse_while_away(self) -> None:
+        """ApiError 429 where PostgreSQL is known to be away, for what would only wait for it in vain."""
+        if self.spool.away and self.spool.waiting:
+            raise _later("store_away", "the store is away and this is not spooled; nothing was done, send it again")
 
     async def wait_for(self, mark: str) -> None:
         """A moment for an entry of this spool to come into the ledger, so that a fetch with its watermark finds it."""
@@ -126,3 +135,7 @@ class SpooledWrites:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_WATERMARK_WAIT_S):
                     await kept.replayed.wait()
+
+
+def _later(code: str, message: str, param: str | None = None) -> ApiError:
+    return ApiError(429, code, message, param=param, headers={"Retry-After": "1"})
