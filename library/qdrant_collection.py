@@ -35,7 +35,10 @@ options:
       shard_number: {description: Shards., type: int, default: 6}
       replication_factor: {description: Replicas of each shard., type: int, default: 3}
       write_consistency_factor: {description: Replicas that must confirm a write., type: int, default: 2}
-      hnsw_m: {description: Edges per node of the index., type: int, default: 16}
+      hnsw_m: {description: Edges per node of the graph of all points; 0 for no such graph., type: int, default: 16}
+      hnsw_payload_m:
+        description: Edges per node of the graphs of a payload index's values. Without it they are left as they are.
+        type: int
       hnsw_ef_construct: {description: Neighbours considered while building the index., type: int, default: 100}
       on_disk_payload: {description: Keep payloads on disk instead of in memory., type: bool, default: true}
       payload_indexes:
@@ -97,6 +100,7 @@ COLLECTION = {
     "write_consistency_factor": {"type": "int", "default": 2},
     "hnsw_m": {"type": "int", "default": 16},
     "hnsw_ef_construct": {"type": "int", "default": 100},
+    "hnsw_payload_m": {"type": "int"},
     "on_disk_payload": {"type": "bool", "default": True},
     "payload_indexes": {"type": "dict", "default": {}},
 }

@@ -164,7 +164,8 @@ def wait_for_cluster(peer: Peer, least: int, most: int, timeout_s: float) -> Clu
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """A collection as declared. payload_indexes maps a payload field to its schema (a name or Qdrant's own mapping)."""
+    """A collection as declared. payload_indexes maps a payload field to its schema (a name or Qdrant's own mapping);
+    hnsw_payload_m None leaves the graphs of its values as they are."""
 
     name: str
     size: int
@@ -174,6 +175,7 @@ class Collection:
     write_consistency_factor: int
     hnsw_m: int
     hnsw_ef_construct: int
+    hnsw_payload_m: int | None = None
     on_disk_payload: bool = True
     payload_indexes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -184,7 +186,11 @@ class Collection:
             "shard_number": self.shard_number,
             "replication_factor": self.replication_factor,
             "write_consistency_factor": self.write_consistency_factor,
-            "hnsw_config": {"m": self.hnsw_m, "ef_construct": self.hnsw_ef_construct},
+            "hnsw_config": {
+                "m": self.hnsw_m,
+                "ef_construct": self.hnsw_ef_construct,
+                **({} if self.hnsw_payload_m is None else {"payload_m": self.hnsw_payload_m}),
+            },
             "on_disk_payload": self.on_disk_payload,
         }
 
@@ -229,6 +235,8 @@ def plan_collection(wanted: Collection, current: Mapping[str, Any] | None) -> Pl
         ("hnsw_config", "m", hnsw.get("m"), wanted.hnsw_m),
         ("hnsw_config", "ef_construct", hnsw.get("ef_construct"), wanted.hnsw_ef_construct),
     ]
+    if wanted.hnsw_payload_m is not None:
+        changeable.append(("hnsw_config", "payload_m", hnsw.get("payload_m"), wanted.hnsw_payload_m))
     for section, key, have, want in changeable:
         if have != want:
             patch.setdefault(section, {})[key] = want

@@ -16,7 +16,7 @@ from tests.bench.pbml.vectors import Chunk, cut
 
 BUDGET = 8000
 LIMIT = 48  # PBML_FETCH_CANDIDATES
-EF = 128  # PBML_HNSW_EF
+EF = 256  # PBML_HNSW_EF
 CHUNK_CHARS = 1000  # PBML_CHUNK_CHARS
 _BATCH, _IN_FLIGHT, _AGE_S = 32, 2, 0.015  # PBML_EMBEDDING_BATCH_SIZE, _CONCURRENCY, _BATCH_AGE_MS
 FLOOR = "floor"
@@ -79,11 +79,11 @@ class Floor:
         await self._pool.close()
 
     async def collection(self) -> None:
-        """With PBML's parameters."""
+        """With PBML's parameters; its points have no tenant, so they are all in one graph."""
         body = {
             "vectors": {"size": 384, "distance": "Cosine"},
             "shard_number": 6,
-            "hnsw_config": {"m": 16, "ef_construct": 100},
+            "hnsw_config": {"m": 16, "ef_construct": 256},
         }
         await self._put(f"/collections/{FLOOR}", body)
 

@@ -57,7 +57,7 @@ def current(**params):
                 "on_disk_payload": True,
             }
             | params,
-            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+            "hnsw_config": {"m": 0, "payload_m": 16, "ef_construct": 256, "full_scan_threshold": 10000},
         },
         "payload_schema": {
             "tenant": {"data_type": "keyword", "params": {"type": "keyword", "is_tenant": True}},
@@ -72,7 +72,7 @@ def test_the_declared_collection_is_scaling_mds(wanted):
         "shard_number": 6,
         "replication_factor": 3,
         "write_consistency_factor": 2,
-        "hnsw_config": {"m": 16, "ef_construct": 100},
+        "hnsw_config": {"m": 0, "payload_m": 16, "ef_construct": 256},
         "on_disk_payload": True,
     }
 
@@ -90,10 +90,10 @@ def test_a_missing_collection_is_made_with_its_indexes(wanted):
 
 def test_what_can_be_changed_is_patched(wanted):
     have = current(write_consistency_factor=1)
-    have["config"]["hnsw_config"]["ef_construct"] = 64
+    have["config"]["hnsw_config"] |= {"ef_construct": 64, "payload_m": None}
     plan = plan_collection(wanted, have)
-    assert plan.patch == {"params": {"write_consistency_factor": 2}, "hnsw_config": {"ef_construct": 100}}
-    assert len(plan.why) == 2
+    assert plan.patch == {"params": {"write_consistency_factor": 2}, "hnsw_config": {"ef_construct": 256, "payload_m": 16}}
+    assert len(plan.why) == 3
     assert plan.drift == ()
 
 

@@ -314,7 +314,9 @@ class Index:
                     shard_number=s.collection_shards,
                     replication_factor=factor,
                     write_consistency_factor=min(s.collection_write_consistency, factor),
-                    hnsw_config=models.HnswConfigDiff(m=s.hnsw_m, ef_construct=s.hnsw_ef_construct),
+                    hnsw_config=models.HnswConfigDiff(
+                        m=s.hnsw_m, payload_m=s.hnsw_payload_m, ef_construct=s.hnsw_ef_construct
+                    ),
                     timeout=_CREATE_S,
                 ),
             )
@@ -335,6 +337,7 @@ class Index:
             ("replication factor", params.replication_factor, factor),
             ("write consistency factor", params.write_consistency_factor, min(s.collection_write_consistency, factor)),
             ("hnsw m", hnsw.m, s.hnsw_m),
+            ("hnsw payload_m", hnsw.payload_m, s.hnsw_payload_m),
             ("hnsw ef_construct", hnsw.ef_construct, s.hnsw_ef_construct),
         ]
         return [f"{what} is {found}, declared is {wanted}" for what, found, wanted in compared if found != wanted]

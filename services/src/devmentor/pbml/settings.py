@@ -51,9 +51,10 @@ class Settings(ServiceSettings):
     collection_shards: int = Field(default=6, ge=1)
     collection_replication_factor: int = Field(default=3, ge=1)
     collection_write_consistency: int = Field(default=2, ge=1)
-    hnsw_m: int = Field(default=16, ge=4)
-    hnsw_ef_construct: int = Field(default=100, ge=4)
-    hnsw_ef: int = Field(default=128, ge=8, description="beam of a search")
+    hnsw_m: int = Field(default=0, ge=0, description="links of a point in the graph of all tenants; 0: there is none")
+    hnsw_payload_m: int = Field(default=16, ge=4, description="links of a point in its tenant's graph")
+    hnsw_ef_construct: int = Field(default=256, ge=4)
+    hnsw_ef: int = Field(default=256, ge=8, description="beam of a search")
 
     # Embeddings, any OpenAI-style endpoint
     embedding_urls: CommaList = ["http://127.0.0.1:8082"]

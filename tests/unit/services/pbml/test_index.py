@@ -32,7 +32,8 @@ def test_point_ids_are_stable_and_apart():
 def collection(**changes):
     params = {"shard_number": 6, "replication_factor": 3, "write_consistency_factor": 2, **changes}
     vectors = SimpleNamespace(size=changes.get("size", 384), distance=SimpleNamespace(value="Cosine"))
-    return SimpleNamespace(vectors=vectors, **params), SimpleNamespace(m=changes.get("m", 16), ef_construct=100)
+    graph = {"m": 0, "payload_m": 16, "ef_construct": 256}
+    return SimpleNamespace(vectors=vectors, **params), SimpleNamespace(**{k: changes.get(k, v) for k, v in graph.items()})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,8 @@ def collection(**changes):
         ({"replication_factor": 1, "write_consistency_factor": 1}, 1, []),
         ({"replication_factor": 2, "write_consistency_factor": 2}, 2, []),
         ({"replication_factor": 1}, 3, ["replication factor is 1, declared is 3"]),
-        ({"m": 8, "shard_number": 1}, 3, ["shard number is 1, declared is 6", "hnsw m is 8, declared is 16"]),
+        ({"m": 8, "shard_number": 1}, 3, ["shard number is 1, declared is 6", "hnsw m is 8, declared is 0"]),
+        ({"payload_m": None}, 3, ["hnsw payload_m is None, declared is 16"]),
         ({"size": 768}, 3, ["vector size is 768, declared is 384"]),
     ],
 )
