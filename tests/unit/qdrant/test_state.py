@@ -92,7 +92,8 @@ def test_what_can_be_changed_is_patched(wanted):
     have = current(write_consistency_factor=1)
     have["config"]["hnsw_config"] |= {"ef_construct": 64, "payload_m": None}
     plan = plan_collection(wanted, have)
-    assert plan.patch == {"params": {"write_consistency_factor": 2}, "hnsw_config": {"ef_construct": 256, "payload_m": 16}}
+    graph = {"ef_construct": 256, "payload_m": 16}
+    assert plan.patch == {"params": {"write_consistency_factor": 2}, "hnsw_config": graph}
     assert len(plan.why) == 3
     assert plan.drift == ()
 

@@ -32,8 +32,9 @@ def test_point_ids_are_stable_and_apart():
 def collection(**changes):
     params = {"shard_number": 6, "replication_factor": 3, "write_consistency_factor": 2, **changes}
     vectors = SimpleNamespace(size=changes.get("size", 384), distance=SimpleNamespace(value="Cosine"))
-    graph = {"m": 0, "payload_m": 16, "ef_construct": 256}
-    return SimpleNamespace(vectors=vectors, **params), SimpleNamespace(**{k: changes.get(k, v) for k, v in graph.items()})
+    hnsw = {"m": 0, "payload_m": 16, "ef_construct": 256}
+    hnsw |= {key: value for key, value in changes.items() if key in hnsw}
+    return SimpleNamespace(vectors=vectors, **params), SimpleNamespace(**hnsw)
 
 
 @pytest.mark.parametrize(
