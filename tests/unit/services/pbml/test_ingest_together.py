@@ -170,15 +170,18 @@ async def test_documents_are_locked_in_the_order_of_their_ids(conninfo):
         await holder.execute("SELECT FROM documents WHERE document_id = 'm' FOR UPDATE")
         task = asyncio.create_task(accept_documents(waiting, "t", documents))
         pid = waiting.info.backend_pid
-        for _ in range(200):
-            row = await (await other.execute("SELECT cardinality(pg_blocking_pids(%s)) AS n", (pid,))).fetchone()
-            if row["n"]:
-                break
-            await asyncio.sleep(0.02)
-        assert row["n"] == 1
-        free = await (
-            await other.execute("SELECT document_id FROM documents ORDER BY document_id FOR UPDATE SKIP LOCKED")
-        ).fetchall()
-        assert [row["document_id"] for row in free] == ["z"]
-        await holder.rollback()
-        assert [(each.document_id, each.version) for each in await task] == [("a", 2), ("m", 2), ("z", 2)]
+        try:
+            for _ in range(200):
+                row = await (await other.execute("SELECT cardinality(pg_blocking_pids(%s)) AS n", (pid,))).fetchone()
+                if row["n"]:
+                    break
+                await asyncio.sleep(0.02)
+            assert row["n"] == 1
+            free = await (
+                await other.execute("SELECT document_id FROM documents ORDER BY document_id FOR UPDATE SKIP LOCKED")
+            ).fetchall()
+            assert [row["document_id"] for row in free] == ["z"]
+        finally:
+            await holder.rollback()  # or a failure would wait for the task for ever
+            accepted = await task
+        assert [(each.document_id, each.version) for each in accepted] == [("a", 2), ("m", 2), ("z", 2)]
