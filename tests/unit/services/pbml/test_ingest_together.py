@@ -1,23 +1,18 @@
 """Several documents in one request, on a real PostgreSQL: all or none, and what each of them would have alone."""
 
 import asyncio
-import hashlib
-import json
-from contextlib import asynccontextmanager
+from functools import partial
 
-import httpx
 import private_ledger
 import psycopg
 import pytest
 from prometheus_client import REGISTRY
 from psycopg.rows import dict_row
 
-from devmentor.pbml.api import answers, application
+from devmentor.pbml.api import answers
 from devmentor.pbml.models import MAX_TOGETHER
-from devmentor.pbml.settings import Settings
 from devmentor.pbml.store.acceptance import NewDocument, accept_documents
 
-KEY = "key of t"
 PATH = "/v1/documents:batch"
 
 
@@ -44,23 +39,7 @@ def rows(conninfo):
 
 @pytest.fixture
 def api(conninfo, tmp_path):
-    tenants = tmp_path / "tenants.json"
-    tenants.write_text(json.dumps([{"tenant": "t", "key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}]))
-
-    @asynccontextmanager
-    async def serving(**settings):
-        app = application(Settings(database=conninfo, tenants_file=tenants, **settings))
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(
-                transport=httpx.ASGITransport(app),
-                base_url="http://pbml",
-                headers={"Authorization": f"Bearer {KEY}"},
-            ) as client,
-        ):
-            yield client
-
-    return serving
+    return partial(private_ledger.api, conninfo, tmp_path / "tenants.json", {"t": "key of t"})
 
 
 def batch(*documents: tuple[str, str]) -> dict:

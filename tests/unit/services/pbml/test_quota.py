@@ -1,10 +1,8 @@
 """What tenants store is counted and bounded, on a real PostgreSQL."""
 
 import asyncio
-import hashlib
-import json
 import random
-from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx
 import private_ledger
@@ -14,7 +12,7 @@ from prometheus_client import REGISTRY
 from psycopg.rows import dict_row
 
 from devmentor.pbml import quota
-from devmentor.pbml.api import answers, application
+from devmentor.pbml.api import answers
 from devmentor.pbml.settings import Settings
 from devmentor.pbml.store import removal, usage
 from devmentor.pbml.store.acceptance import accept_deletion, accept_document, accept_turn
@@ -52,21 +50,7 @@ async def c(conninfo):
 @pytest.fixture
 def api(conninfo, tmp_path):
     """The API with quotas, as tenant t."""
-    tenants = tmp_path / "tenants.json"
-    digests = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
-    tenants.write_text(json.dumps([{"tenant": name, "key_sha256": digest} for name, digest in digests.items()]))
-
-    @asynccontextmanager
-    async def with_quotas(tenant: str = "t", **settings):
-        app = application(Settings(database=conninfo, tenants_file=tenants, **settings))
-        headers = {"Authorization": f"Bearer {KEYS[tenant]}"}
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pbml", headers=headers) as client,
-        ):
-            yield client
-
-    return with_quotas
+    return partial(private_ledger.api, conninfo, tmp_path / "tenants.json", KEYS)
 
 
 async def ingest(client, name: str, text: str, **headers) -> httpx.Response:
